@@ -107,7 +107,7 @@ class Outputs:
     def nbytes(self) -> int:
         """Bytes held by the tensors and by what has been derived from them so far."""
         tensors = [*self.features.values(), *self.cls_logits, *self.bbox_regression, *self.anchors]
-        derived = sum(getattr(value, "nbytes", 0) for value in self._memo.values())
+        derived = sum(getattr(value, "nbytes", 0) for value in list(self._memo.values()))
         return sum(tensor.nbytes for tensor in tensors) + derived
 
     def category_name(self, label: int) -> str:

@@ -1,0 +1,103 @@
+"""The model card as a page."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import streamlit as st
+
+from pages._shared import engine, state
+from retinanet.checkpoints import list_weights
+from retinanet.engine import ModelSpec
+
+DEMONSTRATION = (
+    "The embedded model is a small demonstration model. It finds large, common objects in everyday "
+    "photos, so that everything here can be tried without a network. For real detections use "
+    "torchvision's official COCO weights."
+)
+POLL_SECONDS = 0.5
+
+
+def show(spec: ModelSpec) -> None:
+    """The card of the model the sidebar asks for."""
+    st.title("About the model")
+    progress = engine.ask_model(spec)
+    if spec.weights == "embedded":
+        _demonstration()
+    if progress.state == "failed":
+        st.error(state.plain(progress.sentence))
+        st.button("Try again", on_click=engine.try_again, args=(spec, ""))
+        return
+    if progress.state == "working":
+        st.info(f"{progress.sentence} ({progress.seconds:.0f} s)")
+        _look_again(spec)
+        return
+    _card(spec)
+
+
+@st.fragment(run_every=POLL_SECONDS)
+def _look_again(spec: ModelSpec) -> None:
+    if engine.ask_model(spec).state != "working":
+        st.rerun()
+
+
+def _demonstration() -> None:
+    st.markdown(DEMONSTRATION)
+    official = [info for info in list_weights() if info.name.startswith("coco-")]
+    with st.container(horizontal=True):
+        for info in official:
+            st.button(
+                f"Use {info.name}",
+                key=f"use_{info.name}",
+                help=info.summary,
+                on_click=_use,
+                args=(info.name,),
+            )
+
+
+def _use(weights: str) -> None:
+    st.session_state["weights"] = weights
+
+
+def _card(spec: ModelSpec) -> None:
+    model = engine.get_engine().model(spec)
+    left, right = st.columns([3, 2], gap="large", wrap=True)
+    with left:
+        st.markdown(f"#### {state.plain(model.name)}")
+        if not model.card:
+            st.markdown("This checkpoint brings no card: nothing is known of its data or recipe.")
+        for name, value in model.card.items():
+            _entry(name, value)
+    with right:
+        st.markdown("#### Network")
+        named = [category for category in model.categories if category]
+        facts = {**model.config.to_dict(), "named categories": len(named)}
+        st.markdown(_table(facts))
+        if named:
+            with st.expander(f"The {len(named)} categories"):
+                st.markdown(state.plain(", ".join(named)))
+
+
+def _entry(name: str, value: Any) -> None:
+    """One part of the card: nested data as a table, a list as bullets, the rest as text."""
+    st.markdown(f"**{state.plain(name.replace('_', ' ').capitalize())}**")
+    if isinstance(value, Mapping):
+        st.markdown(_table(value))
+    elif isinstance(value, list | tuple):
+        st.markdown("\n".join(f"- {state.plain(str(item))}" for item in value))
+    else:
+        st.markdown(state.plain(str(value)))
+
+
+def _table(values: Mapping[str, Any]) -> str:
+    rows = [f"| {state.plain(str(name))} | {_cell(value)} |" for name, value in values.items()]
+    return "\n".join(["| | |", "|---|---|", *rows])
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    if isinstance(value, Mapping):
+        return ", ".join(f"{state.plain(str(key))}: {_cell(one)}" for key, one in value.items())
+    return state.plain(str(value)).replace("\n", " ")

@@ -1,0 +1,144 @@
+"""Which picture is open: a sample, an upload or a camera shot."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import streamlit as st
+
+from pages._shared import state
+from pages._shared.canvas import draw_sheet
+from retinanet.figures.pictures import SheetItem, pack_sheet, thumb_jpeg
+from retinanet.images import ImageError, load_image
+from retinanet.samples import SAMPLES, load_sample
+from retinanet.types import Image
+
+FILE_TYPES = ["jpg", "jpeg", "png", "webp", "bmp", "tif", "tiff", "heic", "heif", "gif", "avif"]
+MAX_UPLOADS = 60
+MAX_UPLOAD_BYTES = 300_000_000
+WHERE_DATA_GOES = "Uploads stay in this server's memory while the page is open, and nowhere else."
+
+
+@dataclass(frozen=True, eq=False)
+class Picture:
+    """The picture on the canvas.
+
+    Args:
+        key: what the URL calls it: a sample's key or an upload's SHA-256.
+        image: its pixels.
+        title: its name.
+        is_sample: whether it comes with the app.
+    """
+
+    key: str
+    image: Image
+    title: str
+    is_sample: bool
+
+
+@st.cache_resource(max_entries=24, show_spinner=False)
+def decode(image_id: str, _data: bytes, name: str) -> Image:
+    """An upload's pixels, decoded once; the SHA-256 of its bytes names them."""
+    return load_image(_data, name)
+
+
+@st.cache_data(max_entries=256, show_spinner=False)
+def thumbnail(image_id: str, _image: Image) -> bytes:
+    """A picture's thumbnail as JPEG."""
+    return thumb_jpeg(_image)
+
+
+def image_of(upload: state.Upload) -> Image:
+    """An upload's pixels.
+
+    Raises:
+        ImageError: they cannot be read; uploads are checked on arrival, so not in practice.
+    """
+    return decode(upload.id, upload.data, upload.name)
+
+
+def take_in(files: list) -> None:
+    """Add uploaded files to the session; one that cannot be used leaves a sentence."""
+    kept = state.uploads()
+    fresh = ""
+    for file in files:
+        upload = state.Upload(file.name, file.getvalue())
+        total = sum(len(one.data) for one in kept.values()) + len(upload.data)
+        if len(kept) >= MAX_UPLOADS or total > MAX_UPLOAD_BYTES:
+            state.say(
+                f"{file.name} was not taken: a session holds {MAX_UPLOADS} pictures and "
+                f"{MAX_UPLOAD_BYTES // 1_000_000} MB; remove some first."
+            )
+            continue
+        try:
+            image_of(upload)
+        except ImageError as fault:
+            state.say(str(fault))
+            continue
+        kept[upload.id] = upload
+        fresh = fresh or upload.id
+    if fresh:
+        state.open_photo(fresh)
+
+
+def upload_control() -> None:
+    """The uploader; what arrives moves to the session and leaves it empty again."""
+    turn = st.session_state.setdefault("uploader_turn", 0)
+    key = f"uploader_{turn}"
+
+    def arrived() -> None:
+        take_in(st.session_state[key])
+        st.session_state["uploader_turn"] = turn + 1
+
+    with st.container(key="upload"):
+        st.file_uploader(
+            "Your photos",
+            type=FILE_TYPES,
+            accept_multiple_files=True,
+            key=key,
+            on_change=arrived,
+            label_visibility="collapsed",
+            help=WHERE_DATA_GOES,
+        )
+
+
+def camera_control() -> None:
+    """The camera behind its switch, and where the data goes."""
+    with st.container(horizontal=True, vertical_alignment="center", gap="small"):
+        camera = st.toggle("Camera", key="camera_on", width="content")
+        st.caption(WHERE_DATA_GOES, width="stretch")
+    if camera:
+        shot = st.camera_input("Take a photo", key="camera", label_visibility="collapsed")
+        if shot is not None and shot.file_id != st.session_state.get("last_shot"):
+            st.session_state["last_shot"] = shot.file_id
+            take_in([shot])
+            st.rerun()
+
+
+def sample_strip(selected: str) -> None:
+    """The samples, one row; a click opens one."""
+    items = []
+    for sample in SAMPLES:
+        image = load_sample(sample.key)
+        jpeg = thumbnail(image.id, image)
+        title = f"{sample.title}. {sample.credit}"
+        items.append(SheetItem(sample.key, title, sample.title, jpeg, image.size))
+    packed = pack_sheet(items, label="Sample photos", layout="strip", selected=selected)
+    draw_sheet(packed, "samples", state.open_photo)
+
+
+def open_picture() -> Picture:
+    """The picture that the session or the link names; the first sample when it names none."""
+    key = state.photo() or SAMPLES[0].key
+    upload = state.uploads().get(key)
+    if upload is not None:
+        return Picture(key, image_of(upload), upload.name, is_sample=False)
+    known = {sample.key: sample for sample in SAMPLES}
+    if key not in known:
+        state.say(
+            f"The link's photo={key[:12]} is not here: an uploaded picture lives in the session "
+            "that brought it. A sample is shown instead."
+        )
+        key = SAMPLES[0].key
+        state.open_photo(key)
+    return Picture(key, load_sample(key), known[key].title, is_sample=True)

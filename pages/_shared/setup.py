@@ -1,0 +1,87 @@
+"""What every page needs before its first line, so that each is safe to open cold by its URL."""
+
+from __future__ import annotations
+
+import gc
+import socket
+from dataclasses import dataclass
+
+import PIL.Image
+import PIL.ImageDraw
+import streamlit as st
+
+
+@dataclass(frozen=True)
+class PageInfo:
+    """One room of the app: its script, its name in the navigation, its Material symbol."""
+
+    path: str
+    title: str
+    icon: str
+    default: bool = False
+
+
+PAGES: tuple[PageInfo, ...] = (
+    PageInfo("pages/detect.py", "Detect", ":material/center_focus_strong:", default=True),
+    PageInfo("pages/model.py", "About the model", ":material/description:"),
+)
+
+_STYLE = """
+<style>
+.stMainBlockContainer { padding: 4.4rem 1.5rem 3rem; max-width: 1900px; }
+[data-testid="stSidebarUserContent"] { padding-top: 0.5rem; }
+[data-testid="stVerticalBlock"] { gap: 0.6rem; }
+.stSlider, .stNumberInput, .stSelectbox { margin-bottom: -0.2rem; }
+.rn-ledger { width: 100%; border-collapse: collapse; font-size: 0.86rem; }
+.rn-ledger td { padding: 1px 0; }
+.rn-ledger td:last-child { text-align: right; font-variant-numeric: tabular-nums; }
+.rn-ledger tr:last-child td { border-top: 1px solid; padding-top: 3px; }
+.rn-ledger span { display: inline-block; width: 9px; height: 9px; margin-right: 7px; }
+.rn-numbers { width: 100%; border-collapse: collapse; font-size: 0.88rem; }
+.rn-numbers td { padding: 3px 12px 3px 0; vertical-align: top; font-variant-numeric: tabular-nums; }
+.rn-numbers td:first-child { white-space: nowrap; opacity: 0.75; }
+.rn-numbers tr + tr td { border-top: 1px solid rgba(128, 128, 128, 0.25); }
+@media (max-width: 640px) { .stMainBlockContainer { padding: 4.4rem 0.8rem 3rem; } }
+</style>
+"""
+
+
+@st.cache_resource(show_spinner=False)
+def _icon() -> PIL.Image.Image:
+    """A box around a dot. A Material symbol would be fetched from a font host by the browser."""
+    icon = PIL.Image.new("RGBA", (64, 64))
+    draw = PIL.ImageDraw.Draw(icon)
+    draw.rectangle((6, 6, 57, 57), outline="#0072B2", width=8)
+    draw.ellipse((22, 22, 42, 42), fill="#E69F00")
+    return icon
+
+
+def prepare() -> None:
+    """Page settings, style and the quick connection; harmless when called twice in a run."""
+    st.set_page_config(
+        page_title="RetinaNet Explorer",
+        page_icon=_icon(),
+        layout="wide",
+        menu_items={"About": "RetinaNet Explorer: from a photo to boxes, and why."},
+    )
+    st.html(_STYLE)
+    send_small_packets_at_once()
+
+
+@st.cache_resource(show_spinner=False)
+def send_small_packets_at_once() -> int:
+    """Set TCP_NODELAY on the server's sockets; returns how many were set.
+
+    `streamlit run` opens its listener with protocol 0, for which asyncio leaves Nagle's algorithm
+    on: up to 40 ms between a moved knob and its answer. A connection accepted later inherits the
+    option from its listener, so one pass over the sockets that exist at the first run is enough.
+    """
+    count = 0
+    for found in gc.get_objects():
+        # type() and not isinstance(): some objects in the heap answer __class__ with side effects.
+        if type(found) is not socket.socket or found.fileno() < 0:
+            continue
+        if found.family in (socket.AF_INET, socket.AF_INET6) and found.type == socket.SOCK_STREAM:
+            found.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            count += 1
+    return count

@@ -1,0 +1,154 @@
+"""What the session remembers and what the URL says.
+
+Every control is bound to a query parameter named as the core names its setting, so a link carries
+the whole view. Streamlit drops a value it cannot use without a word; `check_url` adds the word.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import streamlit as st
+
+from retinanet.config import DEPTHS, NUM_CONVS_RANGE, VARIANTS
+
+BADGES: dict[str, str] = {
+    "now": ":green-badge[now]",
+    "loss only": ":orange-badge[loss only]",
+    "training only": ":violet-badge[training only]",
+    "rebuilds the model": ":blue-badge[rebuilds the model]",
+}
+"""What a control changes (Markdown): each control carries exactly one."""
+
+WEIGHTS: tuple[str, ...] = ("embedded", "coco-v1", "coco-v2", "random", "upload")
+PRECISIONS: tuple[str, ...] = ("fp32", "bf16")
+SIZE_RANGE: tuple[int, int] = (64, 2048)
+TOPK_CHOICES: tuple[int, ...] = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10000)
+MAX_DETECTIONS = 500
+COLOR_CHOICES: tuple[str, ...] = ("class", "level")
+TABS: tuple[str, ...] = ("Detections", "Why this box", "Ledger", "Take home", "Reproduce")
+
+
+def _choice(options: tuple) -> Callable[[str], None]:
+    def check(text: str) -> None:
+        if text not in {str(option) for option in options}:
+            raise ValueError(f"it takes {', '.join(map(str, options))}")
+
+    return check
+
+
+def _between(kind: type, low: float, high: float) -> Callable[[str], None]:
+    def check(text: str) -> None:
+        try:
+            value = kind(text)
+        except ValueError:
+            value = None
+        if value is None or not low <= value <= high:  # also refuses nan
+            raise ValueError(f"it takes {low:g} to {high:g}")
+
+    return check
+
+
+_CHECKS: dict[str, Callable[[str], None]] = {
+    "weights": _choice(WEIGHTS),
+    "depth": _choice(DEPTHS),
+    "num_convs": _between(int, *NUM_CONVS_RANGE),
+    "variant": _choice(VARIANTS),
+    "min_size": _between(int, *SIZE_RANGE),
+    "max_size": _between(int, *SIZE_RANGE),
+    "precision": _choice(PRECISIONS),
+    "score_thresh": _between(float, 0, 1),
+    "nms_thresh": _between(float, 0, 1),
+    "topk_candidates": _choice(TOPK_CHOICES),
+    "detections_per_img": _between(int, 1, MAX_DETECTIONS),
+    "color": _choice(COLOR_CHOICES),
+    "tab": _choice(TABS),
+    "box": _between(int, 0, 2**31 - 1),
+}
+
+
+@dataclass(eq=False)
+class Upload:
+    """A picture that someone brought: its file's bytes, kept for this session only."""
+
+    name: str
+    data: bytes = field(repr=False)
+    id: str = ""
+
+    def __post_init__(self) -> None:
+        self.id = self.id or hashlib.sha256(self.data).hexdigest()
+
+
+def uploads() -> dict[str, Upload]:
+    """The session's uploaded pictures by id, in the order in which they came."""
+    return st.session_state.setdefault("uploads", {})
+
+
+def say(sentence: str) -> None:
+    """Keep a sentence for the person until they dismiss it; the same one is not repeated."""
+    notices = st.session_state.setdefault("notices", [])
+    if sentence not in notices:
+        notices.append(sentence)
+
+
+def show_notices() -> None:
+    """The kept sentences, in one box, with a button that dismisses them."""
+    notices = st.session_state.setdefault("notices", [])
+    if not notices:
+        return
+    with st.container(key="notices", horizontal=True, vertical_alignment="center"):
+        st.warning("  \n".join(plain(notice) for notice in notices))
+        st.button("Dismiss", on_click=notices.clear)
+
+
+def plain(text: str) -> str:
+    """Text in which Markdown finds nothing to interpret: file names come from strangers."""
+    return "".join(f"\\{c}" if c in r"\`*_{}[]()<>#+-!|$:~" else c for c in text)
+
+
+def check_url() -> None:
+    """On a session's first run, say which query parameters are not understood."""
+    if st.session_state.get("url_checked"):
+        return
+    st.session_state["url_checked"] = True
+    for name, text in st.query_params.to_dict().items():
+        if name not in _CHECKS:
+            continue
+        try:
+            _CHECKS[name](text)
+        except ValueError as reason:
+            say(f"The link's {name}={text[:40]} is ignored: {reason}.")
+
+
+def picked() -> int:
+    """The selected (anchor, class) pair, -1 for none; a new session takes it from the link."""
+    if "picked" not in st.session_state:
+        text = st.query_params.get("box", "")
+        st.session_state["picked"] = int(text) if text.isdigit() and len(text) < 10 else -1
+    return st.session_state["picked"]
+
+
+def pick(pair: int) -> None:
+    """Select an (anchor, class) pair, -1 to let go; the link follows."""
+    st.session_state["picked"] = pair
+    if pair >= 0:
+        st.query_params["box"] = str(pair)
+    else:
+        st.query_params.pop("box", None)
+
+
+def photo() -> str:
+    """The id of the open picture: a sample's name or an upload's SHA-256; "" for the first."""
+    if "photo" not in st.session_state:
+        st.session_state["photo"] = st.query_params.get("photo", "")
+    return st.session_state["photo"]
+
+
+def open_photo(photo_id: str) -> None:
+    """Open a picture; the link follows and the selection is let go."""
+    if photo_id != photo():
+        pick(-1)
+    st.session_state["photo"] = photo_id
+    st.query_params["photo"] = photo_id

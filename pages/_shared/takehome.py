@@ -1,0 +1,185 @@
+"""What a person takes home, and how to have the same result again without the app."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+import shlex
+import zipfile
+from collections.abc import Sequence
+
+import streamlit as st
+
+from pages._shared.gallery import Picture
+from retinanet.config import ModelConfig, PostprocessConfig
+from retinanet.engine import ModelSpec
+from retinanet.export import draw_detections, encode_png, to_coco_results, to_csv, to_rows
+from retinanet.figures.boxes import BoxTable
+from retinanet.types import Image
+
+Entry = tuple[str, Image, BoxTable]
+"""(file name, picture, its detections)."""
+
+
+def coco_json(entries: Sequence[Entry]) -> str:
+    """COCO results of one picture or many; image ids count from 1."""
+    results = [
+        result
+        for number, (name, _, table) in enumerate(entries, 1)
+        for result in to_coco_results(table, table, number, name)
+    ]
+    return json.dumps(results, indent=1)
+
+
+def csv_table(entries: Sequence[Entry]) -> str:
+    """The detections of one picture or many as CSV."""
+    return to_csv(row for name, _, table in entries for row in to_rows(table, table, name))
+
+
+def annotated_png(entry: Entry) -> bytes:
+    """The picture with its boxes at full resolution."""
+    _, image, table = entry
+    return encode_png(draw_detections(image, table, table))
+
+
+def annotated_zip(entries: Sequence[Entry]) -> bytes:
+    """The annotated pictures of a batch, numbered in the order of the sheet."""
+    target = io.BytesIO()
+    with zipfile.ZipFile(target, "w", zipfile.ZIP_STORED) as archive:
+        for number, entry in enumerate(entries, 1):
+            archive.writestr(f"{number:03d}_{file_stem(entry[0])}.png", annotated_png(entry))
+    return target.getvalue()
+
+
+def file_stem(name: str) -> str:
+    """A file name's stem reduced to harmless characters; "picture" when none is left."""
+    stem = re.sub(r"[^A-Za-z0-9_-]+", "_", name.rsplit(".", 1)[0])[:60].strip("_")
+    return stem or "picture"
+
+
+def downloads(picture: Picture, table: BoxTable) -> None:
+    """Three files of the open picture, each made when it is asked for."""
+    entry = (picture.image.name, picture.image, table)
+    stem = file_stem(picture.image.name)
+    st.caption(f"{len(table)} detections of {picture.image.name}, boxes in its own pixels.")
+    with st.container(horizontal=True):
+        st.download_button(
+            "COCO results (JSON)",
+            lambda: coco_json([entry]),
+            f"{stem}.json",
+            "application/json",
+            key="save_json",
+            on_click="ignore",
+        )
+        st.download_button(
+            "Table (CSV)",
+            lambda: csv_table([entry]),
+            f"{stem}.csv",
+            "text/csv",
+            key="save_csv",
+            on_click="ignore",
+        )
+        st.download_button(
+            "Annotated picture (PNG, full size)",
+            lambda: annotated_png(entry),
+            f"{stem}_detections.png",
+            "image/png",
+            key="save_png",
+            on_click="ignore",
+        )
+
+
+def batch_downloads(entries: Sequence[Entry]) -> None:
+    """The same three for a batch."""
+    with st.container(horizontal=True):
+        st.download_button(
+            "Batch: COCO results (JSON)",
+            lambda: coco_json(entries),
+            "batch.json",
+            "application/json",
+            key="save_batch_json",
+            on_click="ignore",
+        )
+        st.download_button(
+            "Batch: table (CSV)",
+            lambda: csv_table(entries),
+            "batch.csv",
+            "text/csv",
+            key="save_batch_csv",
+            on_click="ignore",
+        )
+        st.download_button(
+            "Batch: annotated pictures (ZIP of PNG)",
+            lambda: annotated_zip(entries),
+            "batch.zip",
+            "application/zip",
+            key="save_batch_zip",
+            on_click="ignore",
+        )
+
+
+def reproduce(spec: ModelSpec, picture: Picture, config: PostprocessConfig) -> None:
+    """The command line and the Python that give the open picture's result again."""
+    st.caption("Either gives the boxes you see, on any machine with the same weights.")
+    st.code(command_line(spec, picture, config), language="bash", wrap_lines=True)
+    st.code(python_code(spec, picture, config), language="python", wrap_lines=True)
+
+
+def _weights(spec: ModelSpec) -> str:
+    return (
+        "your_checkpoint" + spec.weights[spec.weights.rindex(".") :]
+        if _is_file(spec)
+        else (spec.weights)
+    )
+
+
+def _is_file(spec: ModelSpec) -> bool:
+    return "/" in spec.weights or "\\" in spec.weights
+
+
+def command_line(spec: ModelSpec, picture: Picture, config: PostprocessConfig) -> str:
+    """The `python -m retinanet detect` line."""
+    settings = {"weights": _weights(spec), **spec.overrides(), **config.to_dict()}
+    if spec.precision == "bf16":
+        settings["precision"] = "bf16"
+    options = " ".join(
+        f"--{name.replace('_', '-')} {shlex.quote(str(value))}" for name, value in settings.items()
+    )
+    if picture.is_sample:
+        source = (
+            '"$(python -c "from retinanet.samples import sample_path; '
+            f"print(sample_path('{picture.key}'))\")\""
+        )
+    else:
+        source = shlex.quote(picture.image.name)
+    return f"python -m retinanet detect {source} {options} --json boxes.json --image boxes.png"
+
+
+def python_code(spec: ModelSpec, picture: Picture, config: PostprocessConfig) -> str:
+    """The same in Python."""
+    if picture.is_sample:
+        head = "from retinanet.samples import load_sample\n\n"
+        load = f"load_sample({picture.key!r})"
+    else:
+        head, load = "\n", f"rn.load_image({picture.image.name!r})"
+    arguments = ", ".join(f"{name}={value!r}" for name, value in config.to_dict().items())
+    wanted = "".join(f", {name}={value!r}" for name, value in spec.overrides().items())
+    if spec.precision == "bf16":
+        wanted += ', precision="bf16"'
+    return (
+        f"import retinanet as rn\n{head}"
+        f"image = {load}\n"
+        f"engine = rn.Engine()\n"
+        f"trace = engine.detect(\n"
+        f"    image,\n"
+        f"    rn.ModelSpec({_weights(spec)!r}{wanted}),\n"
+        f"    rn.PostprocessConfig({arguments}),\n"
+        f")\n"
+        f"print(trace.boxes, trace.scores, trace.labels)"
+    )
+
+
+def model_arguments(config: ModelConfig) -> str:
+    """A model's configuration as keyword arguments, for a code line."""
+    return ", ".join(f"{name}={value!r}" for name, value in config.to_dict().items())

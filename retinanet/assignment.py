@@ -1,0 +1,180 @@
+"""Which anchors train on which object: matching anchors to ground truth.
+
+Paper, section 4 "Anchors"; the rules, ties included, are torchvision's `Matcher`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torchvision.ops import box_area, box_iou
+
+from retinanet.config import MatcherConfig
+from retinanet.images import resize_boxes
+from retinanet.types import LEVELS, Outputs
+
+BACKGROUND = -1
+IGNORED = -2
+
+
+@dataclass(frozen=True, eq=False)
+class AssignmentTrace:
+    """What each anchor is trained on. Each is exactly one of foreground, ignored, background.
+
+    R = number of anchors on all levels, finest level first; G = number of ground-truth boxes.
+
+    Args:
+        matched_idxs: [R] int64: index of the ground truth, -1 background, -2 ignored.
+        max_iou: [R] float32 in [0, 1]: IoU with the best ground truth; 0 when there is none.
+        best_gt: [R] int64: index of that ground truth, -1 when there is none.
+        is_low_quality: [R] bool: foreground only because no anchor fits a ground truth better.
+        gt_boxes: [G, 4] xyxy in pixels of the resized image.
+        gt_labels: [G] int64 label indices.
+        anchors_per_level: number of anchors on P3..P7.
+        config: the settings that made this.
+    """
+
+    matched_idxs: Tensor
+    max_iou: Tensor
+    best_gt: Tensor
+    is_low_quality: Tensor
+    gt_boxes: Tensor
+    gt_labels: Tensor
+    anchors_per_level: list[int]
+    config: MatcherConfig
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """{"foreground", "ignored", "background"}: sums to the number of anchors."""
+        return _fate_counts(self.matched_idxs)
+
+    @property
+    def counts_per_level(self) -> dict[str, dict[str, int]]:
+        """The same for each of P3..P7."""
+        levels = self.matched_idxs.split(self.anchors_per_level)
+        return {name: _fate_counts(level) for name, level in zip(LEVELS, levels, strict=True)}
+
+
+def _fate_counts(matched_idxs: Tensor) -> dict[str, int]:
+    background = int((matched_idxs == BACKGROUND).sum())
+    ignored = int((matched_idxs == IGNORED).sum())
+    foreground = len(matched_idxs) - background - ignored
+    return {"foreground": foreground, "ignored": ignored, "background": background}
+
+
+@dataclass(frozen=True, eq=False)
+class Matches:
+    """`match_anchors`'s answer; the fields are those of `AssignmentTrace`."""
+
+    matched_idxs: Tensor
+    max_iou: Tensor
+    best_gt: Tensor
+    is_low_quality: Tensor
+
+
+def match_anchors(anchors: Tensor, gt_boxes: Tensor, config: MatcherConfig) -> Matches:
+    """Match each anchor to its best ground truth, then hand out the low-quality matches.
+
+    1. An anchor's best ground truth is the one of highest IoU (the first of equals).
+    2. Below `bg_iou_thresh` it is background, below `fg_iou_thresh` ignored, else foreground.
+    3. With `allow_low_quality_matches`, every anchor that ties for some ground truth's highest IoU
+       is foreground for its OWN best ground truth. A ground truth that touches no anchor ties with
+       all anchors at IoU 0, and turns them all foreground; torchvision does so too.
+
+    Args:
+        anchors: [R, 4] xyxy.
+        gt_boxes: [G, 4] xyxy, in the same pixels; G may be 0.
+        config: the two bounds and the low-quality rule.
+    """
+    if len(gt_boxes) == 0:
+        nothing = torch.full((len(anchors),), BACKGROUND, device=anchors.device)
+        zeros = torch.zeros(len(anchors), device=anchors.device)
+        return Matches(nothing, zeros, nothing.clone(), zeros.bool())
+    iou = box_iou(gt_boxes, anchors)  # [G, R]
+    max_iou, best_gt = iou.max(dim=0)
+    matched_idxs = best_gt.clone()
+    matched_idxs[max_iou < config.bg_iou_thresh] = BACKGROUND
+    between = (max_iou >= config.bg_iou_thresh) & (max_iou < config.fg_iou_thresh)
+    matched_idxs[between] = IGNORED
+    is_low_quality = torch.zeros_like(between)
+    if config.allow_low_quality_matches:
+        ties = (iou == iou.max(dim=1, keepdim=True).values).any(dim=0)
+        is_low_quality = ties & (matched_idxs < 0)
+        matched_idxs[ties] = best_gt[ties]
+    return Matches(matched_idxs, max_iou, best_gt, is_low_quality)
+
+
+def ignore_background_in(matched_idxs: Tensor, anchors: Tensor, areas: Tensor) -> Tensor:
+    """Turn background anchors that lie mostly in areas of unknown content into ignored ones.
+
+    As COCO treats crowds: an anchor counts as inside when half of its own area or more is.
+
+    Args:
+        matched_idxs: [R], as in `AssignmentTrace`.
+        anchors: [R, 4] xyxy.
+        areas: [I, 4] xyxy in the same pixels; I may be 0.
+
+    Returns:
+        [R], a new tensor.
+    """
+    if len(areas) == 0:
+        return matched_idxs
+    corners = torch.max(anchors[:, None, :2], areas[None, :, :2])
+    opposite = torch.min(anchors[:, None, 2:], areas[None, :, 2:])
+    shared = (opposite - corners).clamp(min=0).prod(dim=2)  # [R, I]
+    inside = (shared >= 0.5 * box_area(anchors)[:, None]).any(dim=1)
+    return matched_idxs.masked_fill(inside & (matched_idxs == BACKGROUND), IGNORED)
+
+
+def assign(
+    outputs: Outputs,
+    gt_boxes: Tensor,
+    gt_labels: Tensor,
+    config: MatcherConfig | None = None,
+) -> AssignmentTrace:
+    """Match an image's anchors to its ground truth.
+
+    Args:
+        outputs: of the image; its anchors and sizes are used, its predictions are not.
+        gt_boxes: [G, 4] xyxy in ORIGINAL pixels; G may be 0.
+        gt_labels: [G] label indices in [0, num_classes).
+        config: the bounds; torchvision's by default.
+
+    Raises:
+        ValueError: shapes do not fit, a box is not finite or a label is out of range.
+    """
+    boxes = torch.as_tensor(gt_boxes, dtype=torch.float32, device=outputs.device).reshape(-1, 4)
+    labels = torch.as_tensor(gt_labels, dtype=torch.int64, device=outputs.device).reshape(-1)
+    check_ground_truth(boxes, labels, outputs.num_classes)
+    resized = resize_boxes(boxes, outputs.original_size, outputs.image_size)
+    config = config or MatcherConfig()
+    matches = match_anchors(torch.cat(outputs.anchors), resized, config)
+    return AssignmentTrace(
+        matches.matched_idxs,
+        matches.max_iou,
+        matches.best_gt,
+        matches.is_low_quality,
+        gt_boxes=resized,
+        gt_labels=labels,
+        anchors_per_level=outputs.anchors_per_level,
+        config=config,
+    )
+
+
+def check_ground_truth(boxes: Tensor, labels: Tensor, num_classes: int) -> None:
+    """Refuse ground truth that cannot be matched.
+
+    Raises:
+        ValueError: different lengths, a box that is not finite, a label out of range.
+    """
+    if len(boxes) != len(labels):
+        raise ValueError(f"There are {len(boxes)} ground-truth boxes but {len(labels)} labels.")
+    if not torch.isfinite(boxes).all():
+        raise ValueError("A ground-truth box has a coordinate that is not a finite number.")
+    if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < num_classes:
+        raise ValueError(
+            f"Ground-truth labels must be from 0 to {num_classes - 1}, the model's classes; "
+            f"these run from {int(labels.min())} to {int(labels.max())}."
+        )

@@ -1,0 +1,294 @@
+"""What post-processing needs of an image, prepared once.
+
+A settings change must not touch the 18 million (anchor, class) pairs of an 800x1333 picture again.
+So for each level the best pairs are picked, ordered and decoded once (`LevelHead`), and the scores
+are put in order once so that any threshold can be counted (`ScoreLadder`). What is left for each
+change is slicing and NMS.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from torchvision.models.detection._utils import BoxCoder
+from torchvision.ops import batched_nms, clip_boxes_to_image
+
+from retinanet.config import PostprocessConfig
+from retinanet.nms import (
+    PAIR_BUDGET,
+    Overlaps,
+    coordinate_trick_limit,
+    count_pairs,
+    find_overlaps,
+    score_order,
+    survivors,
+)
+from retinanet.types import Outputs
+
+FATES: tuple[str, ...] = ("below_thresh", "cut_by_topk", "suppressed", "over_limit", "kept")
+"""What can become of an (anchor, class) pair, in the order in which it is decided."""
+
+BELOW, CUT, SUPPRESSED, OVER_LIMIT, KEPT = range(len(FATES))
+
+HEAD_PAIRS = 5000
+"""Pairs prepared per level at first; more when `topk_candidates` asks for more."""
+
+CUT_SHOWN = 1000
+"""Pairs after the last one that top-K lets through which a trace still lists, per level."""
+
+BOX_CODER = BoxCoder(weights=(1.0, 1.0, 1.0, 1.0))
+
+_UPPER_BITS_OF_ONE = 0x3F80  # of the float32 1.0, the largest score
+
+_KEY = "candidates"
+_PREPARING = threading.Lock()
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class LevelHead:
+    """The best M pairs of one level, by score, then by flat index (anchor, then class).
+
+    Args:
+        scores: [M] float32 in [0, 1]; 0 where the logit is not a number.
+        anchors: [M] int64 index of the anchor within its level.
+        labels: [M] int64.
+        boxes: [M, 4] float32 xyxy, decoded and clipped, pixels of the resized image.
+        negated: [M] float32 on the CPU, -scores: ascending, so that it can be searched.
+    """
+
+    scores: Tensor
+    anchors: Tensor
+    labels: Tensor
+    boxes: Tensor
+    negated: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.negated)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes held."""
+        tensors = (self.scores, self.anchors, self.labels, self.boxes)
+        return sum(tensor.nbytes for tensor in tensors) + self.negated.nbytes
+
+    def count_above(self, score_thresh: float) -> int:
+        """How many of these pairs have a score strictly above the threshold."""
+        return int(np.searchsorted(self.negated, -np.float32(score_thresh), side="left"))
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class ScoreLadder:
+    """The scores of one level in order, two bytes each, to count those above any threshold.
+
+    The bits of a float that is not negative sort as the float does. The lower 16 bits are kept in
+    the order of the scores, and for every value of the upper 16 bits where its run starts.
+
+    Args:
+        starts: int64: scores whose upper bits are u lie in `low[starts[u]:starts[u + 1]]`.
+        low: [S] uint16.
+    """
+
+    starts: np.ndarray
+    low: np.ndarray
+
+    @classmethod
+    def build(cls, scores: np.ndarray) -> ScoreLadder:
+        """From scores [S] float32 in [0, 1], which are put in order in place."""
+        scores.sort()
+        bits = scores.view(np.uint32)
+        starts = np.searchsorted(bits, np.arange(_UPPER_BITS_OF_ONE + 2, dtype=np.uint32) << 16)
+        return cls(starts, (bits & 0xFFFF).astype(np.uint16))
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes held."""
+        return self.starts.nbytes + self.low.nbytes
+
+    def count_above(self, score_thresh: float) -> int:
+        """How many scores are strictly above the threshold."""
+        bits = int(np.float32(score_thresh).view(np.uint32))
+        start, end = self.starts[bits >> 16], self.starts[(bits >> 16) + 1]
+        not_above = np.searchsorted(self.low[start:end], np.uint16(bits & 0xFFFF), side="right")
+        return len(self.low) - int(start) - int(not_above)
+
+
+class Candidates:
+    """The prepared levels of one image. Safe to share between threads.
+
+    Its methods take the `Outputs` that it was made from: holding them here would be a cycle.
+    `heads` are the prepared pairs and `totals` the number of all pairs, per level;
+    `names` are the class names by label index.
+    """
+
+    LADDER_FLOOR = 1e-3
+    """Scores below this are put in order at first use only: most of a trained model's are."""
+
+    def __init__(self, outputs: Outputs) -> None:
+        self._lock = threading.Lock()
+        self.totals = [logits.numel() for logits in outputs.cls_logits]
+        self.names = tuple(map(outputs.category_name, range(outputs.num_classes)))
+        self.heads: list[LevelHead] = []
+        self._positive: list[int] = []
+        self._ladders: list[tuple[float, ScoreLadder]] = []  # (counts from here up, ladder)
+        self._overlaps: tuple[list[int], Overlaps | None] | None = None
+        for level, logits in enumerate(outputs.cls_logits):
+            scores = _level_scores(logits)
+            self.heads.append(_make_head(outputs, level, scores, HEAD_PAIRS))
+            self._positive.append(int(torch.count_nonzero(scores)))
+            if scores.device.type == "cpu":
+                self._ladders.append(_make_ladder(scores, self.LADDER_FLOOR))
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes held."""
+        parts: list[LevelHead | ScoreLadder | Overlaps] = [*self.heads]
+        parts += [ladder for _, ladder in self._ladders]
+        if self._overlaps and self._overlaps[1]:
+            parts.append(self._overlaps[1])
+        return sum(part.nbytes for part in parts)
+
+    def count_above(self, outputs: Outputs, level: int, score_thresh: float) -> int:
+        """Pairs of a level with a score strictly above the threshold, exactly."""
+        head = self.heads[level]
+        count = head.count_above(score_thresh)
+        if count < len(head) or len(head) == self.totals[level]:
+            return count
+        if np.float32(score_thresh) == 0:
+            return self._positive[level]
+        if not self._ladders:  # an accelerator counts them all in no time
+            return int((_level_scores(outputs.cls_logits[level]) > score_thresh).sum())
+        with self._lock:
+            floor, ladder = self._ladders[level]
+            if np.float32(score_thresh) < np.float32(floor):
+                self._ladders[level] = _make_ladder(_level_scores(outputs.cls_logits[level]), 0.0)
+                ladder = self._ladders[level][1]
+        return ladder.count_above(score_thresh)
+
+    def take(self, outputs: Outputs, level: int, config: PostprocessConfig) -> int:
+        """How many pairs a level sends to NMS; prepares more of them where needed."""
+        head = self.heads[level]
+        count = head.count_above(config.score_thresh)
+        if count == len(head) and config.topk_candidates + CUT_SHOWN > len(head):
+            count = self.count_above(outputs, level, config.score_thresh)
+            wanted = min(config.topk_candidates + CUT_SHOWN, count)
+            with self._lock:
+                if wanted > len(self.heads[level]):
+                    scores = _level_scores(outputs.cls_logits[level])
+                    size = max(wanted, 2 * len(head))
+                    self.heads[level] = _make_head(outputs, level, scores, size)
+        return min(count, config.topk_candidates)
+
+    def nms(self, heads: Sequence[LevelHead], takes: Sequence[int], nms_thresh: float) -> Tensor:
+        """Indices that survive NMS, best first, into the levels' first `takes` pairs in a row.
+
+        It is `torchvision.ops.batched_nms`, except where that runs class by class on the CPU:
+        there, the same decisions are read from overlaps that are worked out once per image.
+        """
+        boxes, scores, labels = selected(heads, takes)
+        on_cpu = boxes.device.type == "cpu"
+        by_class = len(boxes) > coordinate_trick_limit(boxes.device.type)
+        table = self._prefix_overlaps(heads, takes) if on_cpu and by_class else None
+        if table is None:
+            return batched_nms(boxes, scores, labels, nms_thresh)
+        prefixes, overlaps = table
+        active = np.concatenate(
+            [np.arange(prefix) < take for prefix, take in zip(prefixes, takes, strict=True)]
+        )
+        pairs = overlaps.above(nms_thresh)
+        pairs = pairs.where(active[pairs.first] & active[pairs.second])
+        kept = torch.from_numpy(np.flatnonzero(survivors(len(active), pairs)[active]))
+        # torchvision's last step. (`index_select`: plain indexing starts threads, and a knob that
+        # is dragged would wait for them on a busy machine.)
+        return kept.index_select(0, scores.index_select(0, kept).sort(descending=True)[1])
+
+    def _prefix_overlaps(
+        self, heads: Sequence[LevelHead], takes: Sequence[int]
+    ) -> tuple[list[int], Overlaps] | None:
+        """Overlaps among the first pairs of the levels, and how many of each level are in it.
+
+        None where one class has so many pairs that torchvision's way is the better one.
+        """
+        with self._lock:
+            known = self._overlaps
+            if known is None or (np.array(takes) > known[0]).any():
+                longest = max(*takes, CUT_SHOWN)
+                prefixes = [min(longest, len(head)) for head in heads]
+                boxes, scores, labels = (part.numpy() for part in selected(heads, prefixes))
+                feasible = count_pairs(labels) <= PAIR_BUDGET
+                overlaps = find_overlaps(boxes, labels, score_order(scores)) if feasible else None
+                known = self._overlaps = (prefixes, overlaps)
+        prefixes, overlaps = known
+        return None if overlaps is None else (prefixes, overlaps)
+
+
+def candidates_of(outputs: Outputs) -> Candidates:
+    """The image's prepared candidates: made at the first call, kept with the outputs."""
+    with _PREPARING:
+        if _KEY not in outputs._memo:
+            outputs._memo[_KEY] = Candidates(outputs)
+        return outputs._memo[_KEY]
+
+
+def selected(heads: Sequence[LevelHead], takes: Sequence[int]) -> tuple[Tensor, Tensor, Tensor]:
+    """Boxes [N, 4], scores [N] and labels [N] of the first pairs of each level, level by level."""
+    slices = list(zip(heads, takes, strict=True))
+    return (
+        torch.cat([head.boxes[:take] for head, take in slices]),
+        torch.cat([head.scores[:take] for head, take in slices]),
+        torch.cat([head.labels[:take] for head, take in slices]),
+    )
+
+
+def decode(deltas: Tensor, anchors: Tensor) -> Tensor:
+    """Boxes [N, 4] from deltas [N, 4] and anchors [N, 4], not clipped (torchvision's `BoxCoder`).
+
+    Centre = anchor centre + (dx, dy) * anchor size; size = anchor size * exp(dw, dh), with dw and
+    dh at most log(1000 / 16).
+    """
+    return BOX_CODER.decode_single(deltas, anchors)
+
+
+def _level_scores(logits: Tensor) -> Tensor:
+    # A logit that is not a number passes no threshold in torchvision; a score of 0 neither.
+    return torch.sigmoid(logits).nan_to_num_(nan=0.0)
+
+
+def _make_head(outputs: Outputs, level: int, scores: Tensor, size: int) -> LevelHead:
+    pairs = _best_pairs(scores, size)
+    anchors, labels = pairs // scores.shape[1], pairs % scores.shape[1]
+    boxes = decode(outputs.bbox_regression[level][anchors], outputs.anchors[level][anchors])
+    best = scores.flatten()[pairs]
+    return LevelHead(
+        scores=best,
+        anchors=anchors,
+        labels=labels,
+        boxes=clip_boxes_to_image(boxes, outputs.image_size),
+        negated=-best.cpu().numpy(),
+    )
+
+
+def _best_pairs(scores: Tensor, size: int) -> Tensor:
+    """Flat indices of the best `size` of scores [R, K], by score, then by index."""
+    flat = scores.flatten()
+    if len(flat) <= size:
+        return flat.sort(descending=True, stable=True).indices
+    # The `size` best anchors alone hold `size` pairs this good, so nothing below can be in.
+    enough = len(scores) >= size
+    floor = scores.amax(dim=1).topk(size).values[-1] if enough else flat.new_zeros(())
+    index = (flat >= floor).nonzero().flatten()
+    values = flat[index]
+    worst = values.topk(size).values[-1]
+    tied = (values == worst).nonzero().flatten()
+    above = (values > worst).nonzero().flatten()
+    chosen = torch.cat([above, tied[: size - len(above)]]).sort().values
+    return index[chosen][values[chosen].sort(descending=True, stable=True).indices]
+
+
+def _make_ladder(scores: Tensor, floor: float) -> tuple[float, ScoreLadder]:
+    flat = scores.flatten().numpy()
+    return floor, ScoreLadder.build(flat[flat >= np.float32(floor)])

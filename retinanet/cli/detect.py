@@ -1,0 +1,234 @@
+"""`python -m retinanet detect`: pictures in; a table, COCO results, CSV and pictures out."""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import sys
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any, get_type_hints
+
+import PIL.Image
+
+from retinanet.cli.errors import UsageError, one_line
+from retinanet.config import PostprocessConfig
+from retinanet.detection import DetectionTrace
+from retinanet.devices import device_title
+from retinanet.engine import PRECISIONS, Engine, EngineError, ModelSpec
+from retinanet.export import draw_detections, encode_png, to_coco_results, to_csv, to_rows
+from retinanet.images import ImageError, find_images, load_image
+from retinanet.types import Image
+
+SUMMARY = "find objects in pictures"
+
+MODEL_OPTIONS: dict[str, str] = {
+    "depth": "layers of the ResNet (18, 34, 50, 101, 152); the weights' own unless given",
+    "num_classes": "sigmoid columns; the weights' own unless given",
+    "num_convs": "convolutions in each subnet (1 to 8); the weights' own unless given",
+    "variant": "v1 or v2; the weights' own unless given",
+    "min_size": "scale the shorter side to this many pixels; the weights' own unless given",
+    "max_size": "but the longer side to at most this; the weights' own unless given",
+}
+
+POSTPROCESS_OPTIONS: dict[str, str] = {
+    "score_thresh": "scores must be above this",
+    "nms_thresh": "a box goes when it overlaps a better one of its class by more than this IoU",
+    "topk_candidates": "best candidates of each pyramid level that go on to NMS",
+    "detections_per_img": "best boxes kept for each picture",
+}
+
+
+PICTURE_FORMATS: dict[str, dict[str, Any]] = {
+    "PNG": {},
+    "JPEG": {"quality": 95, "subsampling": 0},
+    "WEBP": {"quality": 95},
+}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The command's options; those of the settings have the settings' names."""
+    parser.add_argument("images", nargs="+", metavar="IMAGE", help="files, folders or patterns")
+
+    out = parser.add_argument_group("output")
+    out.add_argument("--json", type=Path, metavar="OUT", help="COCO results")
+    out.add_argument("--csv", type=Path, metavar="OUT", help="a row for each box")
+    out.add_argument(
+        "--image",
+        type=Path,
+        metavar="OUT",
+        help="the picture with its boxes; a folder when there are several",
+    )
+
+    model = parser.add_argument_group("model")
+    model.add_argument(
+        "--weights",
+        default=ModelSpec.weights,
+        metavar="NAME_OR_PATH",
+        help="embedded, coco-v1, coco-v2, random or a file (%(default)s)",
+    )
+    hints = get_type_hints(ModelSpec)
+    for name, text in MODEL_OPTIONS.items():
+        kind = int if hints[name] == int | None else str
+        model.add_argument(_option(name), type=kind, help=text)
+    model.add_argument("--device", default="auto", help="auto, cpu, cuda or mps (%(default)s)")
+    model.add_argument("--precision", choices=PRECISIONS, default="fp32", help="(%(default)s)")
+
+    settings = parser.add_argument_group("post-processing", "Defaults unless the weights say more:")
+    defaults = PostprocessConfig()
+    for name, text in POSTPROCESS_OPTIONS.items():
+        default = getattr(defaults, name)
+        settings.add_argument(_option(name), type=type(default), help=f"{text} ({default})")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Detect, print and write.
+
+    A picture that cannot be used is reported and the others go on.
+
+    Returns:
+        The exit code: 0, or 2 when a picture failed. Other bad input raises the error of the room
+        that found it.
+    """
+    overrides = {name: getattr(args, name) for name in MODEL_OPTIONS}
+    spec = ModelSpec(args.weights, **overrides)
+    given = {name: getattr(args, name) for name in POSTPROCESS_OPTIONS}
+    given = {name: value for name, value in given.items() if value is not None}
+    replace(PostprocessConfig(), **given)  # refused here, before a model is loaded
+    paths, failed = _find(args.images)
+    many = len(paths) + failed > 1
+    _check_targets(args, many)
+    if not paths:
+        return 2
+
+    # Nothing is asked for twice here, so nothing is kept.
+    engine = Engine(args.device, args.precision, cache_bytes=0)
+    model = engine.model(spec)
+    config = replace(model.recommended or PostprocessConfig(), **given)
+    _say(f"{model.name} on {device_title(engine.device)}, {args.precision}")
+
+    results: list[dict[str, Any]] = []
+    rows: list[dict[str, Any]] = []
+    drawn: set[Path] = set()
+    for number, path in enumerate(paths, start=1):
+        if many:
+            _say(f"[{number}/{len(paths)}] {shown(str(path))}")
+        try:
+            image = load_image(path)
+            trace = engine.detect(image, spec, config)
+        except (ImageError, EngineError) as error:
+            _say(f"retinanet detect: {one_line(error)}")
+            failed += 1
+            continue
+        print(describe(image, trace))
+        name = shown(image.name)
+        results += to_coco_results(trace, trace.outputs, number, name)
+        rows += to_rows(trace, trace.outputs, name)
+        if args.image:
+            target = _picture_path(args.image, path, many, drawn)
+            _write(target, _encoded(draw_detections(image, trace, trace.outputs), target))
+    if args.json:
+        _write(args.json, json.dumps(results, indent=1).encode())
+    if args.csv:
+        _write(args.csv, to_csv(rows).encode())
+    return 2 if failed else 0
+
+
+def describe(image: Image, trace: DetectionTrace) -> str:
+    """The table of one picture's detections, best first; boxes xyxy in original pixels."""
+    width, height = image.size
+    count = len(trace)
+    title = f"{shown(image.name)}, {width} x {height} pixels: "
+    if not count:
+        return f"{title}nothing above a score of {trace.config.score_thresh:g}"
+    names = [trace.categories[label] for label in trace.labels.tolist()]
+    wide = max(len("category"), *map(len, names))
+    lines = [
+        f"{title}{count} detection{'s' if count > 1 else ''}",
+        f"  {'category':<{wide}}  score"
+        + "".join(f"{edge:>9}" for edge in ("x1", "y1", "x2", "y2")),
+    ]
+    for name, score, box in zip(names, trace.scores.tolist(), trace.boxes.tolist(), strict=True):
+        lines.append(f"  {name:<{wide}}  {score:.3f}" + "".join(f"{edge:9.1f}" for edge in box))
+    return "\n".join(lines)
+
+
+def shown(text: str) -> str:
+    """A file's name as it can be printed anywhere: bytes and signs that are no text become "?"."""
+    text = text.encode("utf-8", "replace").decode("utf-8")
+    return "".join(char if char.isprintable() else "?" for char in text)
+
+
+def _option(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def _find(arguments: list[str]) -> tuple[list[Path], int]:
+    """The pictures, each once, and how many arguments meant none; those are reported."""
+    paths: dict[Path, Path] = {}
+    failed = 0
+    for argument in arguments:
+        try:
+            paths |= {path.resolve(): path for path in find_images([argument])}
+        except ImageError as error:
+            _say(f"retinanet detect: {one_line(error)}")
+            failed += 1
+    return list(paths.values()), failed
+
+
+def _check_targets(args: argparse.Namespace, many: bool) -> None:
+    """Refuse before the work what could not be written after it."""
+    for target in (args.json, args.csv):
+        if target is not None and target.is_dir():
+            raise UsageError(f"{shown(str(target))} is a folder; name a file.")
+    if args.image is not None and not args.image.is_dir():
+        suffix = args.image.suffix.lower()
+        if many and (args.image.exists() or suffix in _writable()):
+            raise UsageError("--image must name a folder when there are several pictures.")
+        if not many and suffix not in _writable():
+            raise UsageError("--image must end in .png, .jpg, .webp or name an existing folder.")
+    for target in (args.json, args.csv, args.image):
+        if target is not None and not target.parent.is_dir():
+            raise UsageError(f"The folder {shown(str(target.parent))} does not exist.")
+
+
+def _writable() -> set[str]:
+    PIL.Image.init()
+    return {suffix for suffix, kind in PIL.Image.EXTENSION.items() if kind in PICTURE_FORMATS}
+
+
+def _picture_path(out: Path, source: Path, many: bool, taken: set[Path]) -> Path:
+    """Where a drawn picture goes; in a folder, under its own name, and never over another."""
+    if not many and not out.is_dir():
+        return out
+    target, number = out / f"{source.stem}.png", 2
+    while target in taken:
+        target, number = out / f"{source.stem}-{number}.png", number + 1
+    taken.add(target)
+    return target
+
+
+def _encoded(picture: PIL.Image.Image, target: Path) -> bytes:
+    kind = PIL.Image.EXTENSION[target.suffix.lower()]
+    if kind == "PNG":
+        return encode_png(picture)
+    buffer = io.BytesIO()
+    try:
+        picture.save(buffer, kind, **PICTURE_FORMATS[kind])
+    except (OSError, ValueError) as error:  # e.g. more pixels a side than the format can hold
+        raise UsageError(f"{shown(target.name)} cannot hold this picture; use .png.") from error
+    return buffer.getvalue()
+
+
+def _write(target: Path, data: bytes) -> None:
+    try:
+        target.parent.mkdir(exist_ok=True)
+        target.write_bytes(data)
+    except OSError as error:
+        reason = error.strerror or "it cannot be written"
+        raise UsageError(f"{shown(str(target))} was not written: {reason}.") from error
