@@ -12,8 +12,8 @@ from pages._shared import explore, gallery, sidebar, state  # noqa: E402 - after
 
 state.check_url()
 spec = sidebar.model_controls()
-state.show_notices()
 picture = gallery.open_picture()
+state.show_notices()
 strip, uploader = st.columns([5, 3], gap="medium", vertical_alignment="top")
 with strip:
     gallery.sample_strip(picture.key)

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from importlib import import_module
 from typing import NoReturn
 
-COMMANDS: tuple[str, ...] = ("detect", "train", "benchmark")
+COMMANDS: tuple[str, ...] = ("detect", "train", "evaluate", "benchmark")
 
 BAD_INPUT = 2
 INTERRUPTED = 130
@@ -23,6 +23,7 @@ class OneLineParser(argparse.ArgumentParser):
     """An argument parser whose errors are one line, without the usage above it."""
 
     def error(self, message: str) -> NoReturn:
+        """Exit with code 2."""
         self.exit(BAD_INPUT, f"{self.prog}: {message} (--help shows how)\n")
 
 

@@ -8,6 +8,7 @@ change is slicing and NMS.
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -40,6 +41,11 @@ HEAD_PAIRS = 5000
 
 CUT_SHOWN = 1000
 """Pairs after the last one that top-K lets through which a trace still lists, per level."""
+
+LADDER_FLOORS: tuple[float, ...] = (0.0, 1e-3, 1e-2)
+LADDER_SCORES = 1_000_000
+"""From the lowest of these floors that at most so many scores of a level reach, scores are put in
+order at once; the others, millions in a large picture, when a threshold first asks for them."""
 
 BOX_CODER = BoxCoder(weights=(1.0, 1.0, 1.0, 1.0))
 
@@ -125,9 +131,6 @@ class Candidates:
     `names` are the class names by label index.
     """
 
-    LADDER_FLOOR = 1e-3
-    """Scores below this are put in order at first use only: most of a trained model's are."""
-
     def __init__(self, outputs: Outputs) -> None:
         self._lock = threading.Lock()
         self.totals = [logits.numel() for logits in outputs.cls_logits]
@@ -141,7 +144,7 @@ class Candidates:
             self.heads.append(_make_head(outputs, level, scores, HEAD_PAIRS))
             self._positive.append(int(torch.count_nonzero(scores)))
             if scores.device.type == "cpu":
-                self._ladders.append(_make_ladder(scores, self.LADDER_FLOOR))
+                self._ladders.append(_first_ladder(scores))
 
     @property
     def nbytes(self) -> int:
@@ -165,8 +168,9 @@ class Candidates:
         with self._lock:
             floor, ladder = self._ladders[level]
             if np.float32(score_thresh) < np.float32(floor):
-                self._ladders[level] = _make_ladder(_level_scores(outputs.cls_logits[level]), 0.0)
-                ladder = self._ladders[level][1]
+                scores = _level_scores(outputs.cls_logits[level]).flatten().numpy()
+                ladder = ScoreLadder.build(scores)
+                self._ladders[level] = (0.0, ladder)
         return ladder.count_above(score_thresh)
 
     def take(self, outputs: Outputs, level: int, config: PostprocessConfig) -> int:
@@ -289,6 +293,11 @@ def _best_pairs(scores: Tensor, size: int) -> Tensor:
     return index[chosen][values[chosen].sort(descending=True, stable=True).indices]
 
 
-def _make_ladder(scores: Tensor, floor: float) -> tuple[float, ScoreLadder]:
+def _first_ladder(scores: Tensor) -> tuple[float, ScoreLadder]:
+    """The floor from which scores can be counted now, and the ladder for it."""
     flat = scores.flatten().numpy()
-    return floor, ScoreLadder.build(flat[flat >= np.float32(floor)])
+    for floor in LADDER_FLOORS:
+        reached = flat >= np.float32(floor)
+        if np.count_nonzero(reached) <= LADDER_SCORES:
+            return floor, ScoreLadder.build(flat[reached])
+    return math.inf, ScoreLadder.build(flat[:0].copy())

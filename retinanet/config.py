@@ -11,7 +11,6 @@ from dataclasses import dataclass, fields
 from numbers import Integral, Real
 from typing import Any, Literal, get_args
 
-
 Variant = Literal["v1", "v2"]
 
 DEPTHS: tuple[int, ...] = (18, 34, 50, 101, 152)

@@ -8,7 +8,6 @@ best. `detect` is a pure function of cached outputs: a settings change never run
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -34,6 +33,7 @@ from retinanet.images import resize_boxes
 from retinanet.nms import (
     coordinate_trick_limit,
     find_overlaps,
+    score_order,
     shifted,
     suppressors,
 )
@@ -222,9 +222,7 @@ def detect(outputs: Outputs, config: PostprocessConfig | None = None) -> Detecti
     kept = survivors[: config.detections_per_img]
     boxes, scores, labels = selected(heads, takes)
     return DetectionTrace(
-        boxes=resize_boxes(
-            boxes.index_select(0, kept), outputs.image_size, outputs.original_size
-        ),
+        boxes=resize_boxes(boxes.index_select(0, kept), outputs.image_size, outputs.original_size),
         scores=scores.index_select(0, kept),
         labels=labels.index_select(0, kept),
         config=config,
@@ -237,45 +235,43 @@ def detect(outputs: Outputs, config: PostprocessConfig | None = None) -> Detecti
 
 
 def _candidate_table(trace: DetectionTrace) -> CandidateTable:
-    heads, takes = trace.heads, trace.takes
+    # In NumPy: indexing a tensor starts threads, which wait for each other on a busy machine.
+    heads, takes = trace.heads, np.array(trace.takes)
     shown = [
         take + min(CUT_SHOWN, head.count_above(trace.config.score_thresh) - take)
-        for head, take in zip(heads, takes, strict=True)
+        for head, take in zip(heads, trace.takes, strict=True)
     ]
-    boxes, scores, labels = (part.cpu() for part in selected(heads, shown))
-    rank = torch.cat([torch.arange(1, count + 1) for count in shown])
-    level = torch.arange(len(shown)).repeat_interleave(torch.tensor(shown))
-    entered = (rank <= torch.tensor(takes)[level]).nonzero().flatten()
+    boxes, scores, labels = (part.cpu().numpy() for part in selected(heads, shown))
+    anchors = torch.cat([head.anchors[:count] for head, count in zip(heads, shown, strict=True)])
+    rank = np.concatenate([np.arange(1, count + 1) for count in shown])
+    level = np.repeat(np.arange(len(shown)), shown)
+    entered = np.flatnonzero(rank <= takes[level])
 
-    survivors = entered[trace.survivors.cpu()]
-    position = torch.zeros(len(rank), dtype=torch.int64)
-    position[survivors] = torch.arange(1, len(survivors) + 1)
-    fate = torch.full((len(rank),), CUT)
+    survivors = entered[trace.survivors.cpu().numpy()]
+    position = np.zeros(len(rank), dtype=np.int64)
+    position[survivors] = np.arange(1, len(survivors) + 1)
+    fate = np.full(len(rank), CUT)
     fate[entered] = SUPPRESSED
-    fate[survivors] = torch.where(position[survivors] <= len(trace), KEPT, OVER_LIMIT)
+    fate[survivors] = np.where(position[survivors] <= len(trace), KEPT, OVER_LIMIT)
 
-    by_score = scores.sort(descending=True, stable=True).indices
-    rows = torch.cat(
-        [
-            survivors,
-            by_score[fate[by_score] == SUPPRESSED],
-            by_score[fate[by_score] == CUT],
-        ]
+    by_score = score_order(scores)
+    fate_by_score = fate[by_score]
+    rows = np.concatenate(
+        [survivors, by_score[fate_by_score == SUPPRESSED], by_score[fate_by_score == CUT]]
     )
+    columns = (level, anchors.cpu().numpy(), labels, scores, boxes, rank, fate, position)
+    level, anchor, label, score, box, rank, fate, position = (
+        torch.from_numpy(column[rows]) for column in columns
+    )
+    sizes = trace.outputs.image_size, trace.outputs.original_size
     return CandidateTable(
-        level=level[rows],
-        anchor=torch.cat(_anchors(heads, shown))[rows],
-        label=labels[rows],
-        score=scores[rows],
-        box=boxes[rows],
-        box_original=resize_boxes(
-            boxes[rows], trace.outputs.image_size, trace.outputs.original_size
-        ),
-        rank=rank[rows],
-        fate=fate[rows],
-        position=position[rows],
+        level=level,
+        anchor=anchor,
+        label=label,
+        score=score,
+        box=box,
+        box_original=resize_boxes(box, *sizes),
+        rank=rank,
+        fate=fate,
+        position=position,
     )
-
-
-def _anchors(heads: Sequence[LevelHead], counts: Sequence[int]) -> list[Tensor]:
-    return [head.anchors[:count].cpu() for head, count in zip(heads, counts, strict=True)]

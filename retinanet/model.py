@@ -105,22 +105,28 @@ class RetinaNet(nn.Module):
         ]
         return outputs[0] if single else outputs
 
-    def forward_batch(self, batch: Tensor) -> RawOutputs:
+    def forward_batch(self, batch: Tensor, levels: Sequence[str] = LEVELS) -> RawOutputs:
         """Run the network on a normalised, padded batch [N, 3, H, W]; keeps gradients."""
-        return self.forward_stages(self.backbone.stages(batch), tuple(batch.shape[-2:]))
+        return self.forward_stages(self.backbone.stages(batch), tuple(batch.shape[-2:]), levels)
 
-    def forward_stages(self, stages: dict[str, Tensor], padded_size: tuple[int, int]) -> RawOutputs:
+    def forward_stages(
+        self,
+        stages: dict[str, Tensor],
+        padded_size: tuple[int, int],
+        levels: Sequence[str] = LEVELS,
+    ) -> RawOutputs:
         """Run everything above the ResNet on {"C3", "C4", "C5"}.
 
         Args:
             stages: each [N, C, H, W], as `backbone.stages` gives them.
             padded_size: (height, width) of the batch that they were made from.
+            levels: the pyramid levels that the subnets run on; logits and deltas are given for
+                these, grid sizes and anchors for all.
         """
         features = self.backbone.pyramid(stages)
-        levels = [features[name] for name in LEVELS]
-        cls_logits, bbox_regression = self.head(levels)
-        grid_sizes = [tuple(level.shape[-2:]) for level in levels]
-        anchors = grid_anchors(padded_size, grid_sizes, levels[0].device)
+        cls_logits, bbox_regression = self.head([features[name] for name in levels])
+        grid_sizes = [tuple(features[name].shape[-2:]) for name in LEVELS]
+        anchors = grid_anchors(padded_size, grid_sizes, cls_logits[0].device)
         return RawOutputs(features, cls_logits, bbox_regression, grid_sizes, padded_size, anchors)
 
     def _tensor(self, picture: Picture) -> Tensor:

@@ -11,7 +11,7 @@ import math
 import random
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -29,7 +29,7 @@ from retinanet.feature_cache import CachedView, FeatureCache
 from retinanet.images import batch_images
 from retinanet.losses import image_losses
 from retinanet.model import RawOutputs, RetinaNet
-from retinanet.types import STAGES
+from retinanet.types import LEVELS, STAGES
 
 
 @dataclass(frozen=True)
@@ -53,6 +53,9 @@ class TrainConfig:
         precision: "fp32" or "bf16" (autocast).
         cache_views: with every ResNet stage frozen, run it once on so many views of each photo
             and train on its stored answers; 0 runs it in every step.
+        finest_every: the subnets see P3 in every n-th step only. Three quarters of the anchors
+            and of the subnets' cost are there, and the subnets are shared by all levels: more
+            than 1 buys more steps in the same time.
         checkpoint_every: steps between checkpoints; one is written at the end as well.
         seed: of the weights, the order and the views.
         matcher: IoU bounds.
@@ -73,13 +76,14 @@ class TrainConfig:
     ema_decay: float = 0.0
     precision: str = "fp32"
     cache_views: int = 0
+    finest_every: int = 1
     checkpoint_every: int = 200
     seed: int = 0
     matcher: MatcherConfig = field(default_factory=MatcherConfig)
     loss: LossConfig = field(default_factory=LossConfig)
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch_size", "repeat_true", "checkpoint_every"):
+        for name in ("steps", "batch_size", "repeat_true", "finest_every", "checkpoint_every"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"TrainConfig: {name} must be 1 or more.")
         for name, choices in (
@@ -260,12 +264,12 @@ class Views:
         return Batch(None, stages, cached[0].padded_size, [view.target for view in cached])
 
 
-def run_batch(model: RetinaNet, batch: Batch) -> RawOutputs:
-    """Forward a batch, from its images or from its stored stages."""
+def run_batch(model: RetinaNet, batch: Batch, levels: Sequence[str] = LEVELS) -> RawOutputs:
+    """Forward a batch, from its images or from its stored stages, through some levels."""
     if batch.stages is not None:
         stages = {name: stage.to(model.device) for name, stage in batch.stages.items()}
-        return model.forward_stages(stages, batch.padded_size)
-    return model.forward_batch(batch.images.to(model.device))
+        return model.forward_stages(stages, batch.padded_size, levels)
+    return model.forward_batch(batch.images.to(model.device), levels)
 
 
 def batch_losses(
@@ -273,11 +277,13 @@ def batch_losses(
 ) -> tuple[Tensor, Tensor, float]:
     """Classification loss, box loss (each the mean over images) and mean foreground count.
 
-    The losses are torchvision's `RetinaNet.compute_loss`, but for areas to ignore.
+    The losses are torchvision's `RetinaNet.compute_loss`, but for areas to ignore. Anchors are
+    matched on all levels; those of levels that did not run take no part.
     """
     anchors = torch.cat(raw.anchors)
     logits = torch.cat(raw.cls_logits, dim=1).float()
     deltas = torch.cat(raw.bbox_regression, dim=1).float()
+    skipped = len(anchors) - logits.shape[1]
     losses = []
     for index, target in enumerate(targets):
         boxes, labels = target.boxes.to(anchors.device), target.labels.to(anchors.device)
@@ -287,8 +293,8 @@ def batch_losses(
             image_losses(
                 logits[index],
                 deltas[index],
-                anchors,
-                matched,
+                anchors[skipped:],
+                matched[skipped:],
                 boxes,
                 labels,
                 model.config.variant,
@@ -388,8 +394,9 @@ def _step(
 ) -> tuple[float, float, float, float]:
     """One optimiser step; (classification, bbox_regression, num_foreground, grad_norm)."""
     bf16 = config.precision == "bf16"
+    levels = LEVELS if step % config.finest_every == 0 else LEVELS[1:]
     with torch.autocast(model.device.type, torch.bfloat16, enabled=bf16):
-        raw = run_batch(model, batch)
+        raw = run_batch(model, batch, levels)
     classification, bbox_regression, foreground = batch_losses(raw, batch.targets, model, config)
     loss = classification + bbox_regression
     if not torch.isfinite(loss):
@@ -402,7 +409,7 @@ def _step(
     loss.backward()
     grad_norm = nn.utils.clip_grad_norm_(model.parameters(), config.clip_grad_norm)
     optimizer.step()
-    return float(classification), float(bbox_regression), foreground, float(grad_norm)
+    return classification.item(), bbox_regression.item(), foreground, grad_norm.item()
 
 
 def _save(

@@ -1,5 +1,7 @@
 """Matching and both losses against torchvision's, for every kind of ground truth."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torchvision.models.detection._utils import Matcher
@@ -166,8 +168,6 @@ def test_head_losses_and_their_gradients_equal_torchvisions_in_both_variants(
     (theirs["classification"] + theirs["bbox_regression"]).backward()
     our_logits, our_deltas = leaves()
     per_level = outputs.anchors_per_level
-    from dataclasses import replace
-
     traced = replace(
         outputs,
         cls_logits=list(our_logits.split(per_level)),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import streamlit as st
 
-from pages._shared import gallery, state, takehome
+from pages._shared import engine, gallery, state, takehome
 from pages._shared.batch import Batch
 from pages._shared.canvas import draw_sheet
 from pages._shared.stored import START
@@ -92,7 +92,7 @@ def _progress(batch: Batch, spec: ModelSpec) -> None:
     total = len(batch.images)
     config = batch.config
     at = (
-        f"{batch.spec.weights if '/' not in batch.spec.weights else 'your checkpoint'}, "
+        f"{engine.spec_name(batch.spec)} weights, "
         f"score_thresh {config.score_thresh:g}, nms_thresh {config.nms_thresh:g}, "
         f"topk_candidates {config.topk_candidates:,}, "
         f"detections_per_img {config.detections_per_img}"

@@ -9,17 +9,12 @@ from typing import Any
 import streamlit as st
 
 from pages._shared import engine, state
+from retinanet.checkpoints import list_weights
 from retinanet.config import DEPTHS, NUM_CONVS_RANGE, VARIANTS, ConfigError, ModelConfig
 from retinanet.engine import ModelSpec
 
 REBUILDS = state.BADGES["rebuilds the model"]
-TITLES: dict[str, str] = {
-    "embedded": "embedded: small, works offline",
-    "coco-v1": "coco-v1: torchvision, AP 36.4",
-    "coco-v2": "coco-v2: torchvision, AP 41.5",
-    "random": "random: untrained, any shape",
-    "upload": "a checkpoint of yours",
-}
+UPLOAD_SUMMARY = "A RetinaNet checkpoint of yours."
 WHY_FIXED: dict[str, str] = {
     "embedded": "The embedded weights were trained for this shape, and only depth 50 has COCO "
     "weights. Choose random to build another.",
@@ -37,12 +32,14 @@ def model_controls() -> ModelSpec:
         weights = st.selectbox(
             "weights",
             state.WEIGHTS,
-            format_func=TITLES.__getitem__,
             key="weights",
             bind="query-params",
             label_visibility="collapsed",
             help="Where the network's numbers come from. The two official ones are downloaded "
             "once (130 and 146 MB).",
+        )
+        st.caption(
+            {info.name: info.summary for info in list_weights()}.get(weights, UPLOAD_SUMMARY)
         )
         source = _uploaded_checkpoint() if weights == "upload" else weights
         known = engine.known_config(source) or ModelConfig()

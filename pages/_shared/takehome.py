@@ -8,11 +8,12 @@ import re
 import shlex
 import zipfile
 from collections.abc import Sequence
+from pathlib import Path
 
 import streamlit as st
 
 from pages._shared.gallery import Picture
-from retinanet.config import ModelConfig, PostprocessConfig
+from retinanet.config import PostprocessConfig
 from retinanet.engine import ModelSpec
 from retinanet.export import draw_detections, encode_png, to_coco_results, to_csv, to_rows
 from retinanet.figures.boxes import BoxTable
@@ -127,15 +128,9 @@ def reproduce(spec: ModelSpec, picture: Picture, config: PostprocessConfig) -> N
 
 
 def _weights(spec: ModelSpec) -> str:
-    return (
-        "your_checkpoint" + spec.weights[spec.weights.rindex(".") :]
-        if _is_file(spec)
-        else (spec.weights)
-    )
-
-
-def _is_file(spec: ModelSpec) -> bool:
-    return "/" in spec.weights or "\\" in spec.weights
+    """The weights' name; an uploaded checkpoint lies on the server under a name of its own."""
+    path = Path(spec.weights)
+    return f"your_checkpoint{path.suffix}" if path.is_absolute() else spec.weights
 
 
 def command_line(spec: ModelSpec, picture: Picture, config: PostprocessConfig) -> str:
@@ -159,27 +154,23 @@ def command_line(spec: ModelSpec, picture: Picture, config: PostprocessConfig) -
 def python_code(spec: ModelSpec, picture: Picture, config: PostprocessConfig) -> str:
     """The same in Python."""
     if picture.is_sample:
-        head = "from retinanet.samples import load_sample\n\n"
-        load = f"load_sample({picture.key!r})"
+        imports, load = (
+            "from retinanet.samples import load_sample\n",
+            f"load_sample({picture.key!r})",
+        )
     else:
-        head, load = "\n", f"rn.load_image({picture.image.name!r})"
-    arguments = ", ".join(f"{name}={value!r}" for name, value in config.to_dict().items())
-    wanted = "".join(f", {name}={value!r}" for name, value in spec.overrides().items())
+        imports, load = "", f"rn.load_image({picture.image.name!r})"
+    settings = ", ".join(f"{name}={value!r}" for name, value in config.to_dict().items())
     if spec.precision == "bf16":
-        wanted += ', precision="bf16"'
+        imports = f"from retinanet.engine import Engine, ModelSpec\n{imports}"
+        wanted = "".join(f", {name}={value!r}" for name, value in spec.overrides().items())
+        run = f'Engine().outputs(image, ModelSpec({_weights(spec)!r}{wanted}, precision="bf16"))'
+    else:
+        run = f"rn.load_model({_weights(spec)!r}, {spec.overrides()!r})(image)"
     return (
-        f"import retinanet as rn\n{head}"
+        f"import retinanet as rn\n{imports}\n"
         f"image = {load}\n"
-        f"engine = rn.Engine()\n"
-        f"trace = engine.detect(\n"
-        f"    image,\n"
-        f"    rn.ModelSpec({_weights(spec)!r}{wanted}),\n"
-        f"    rn.PostprocessConfig({arguments}),\n"
-        f")\n"
+        f"outputs = {run}\n"
+        f"trace = rn.detect(outputs, rn.PostprocessConfig({settings}))\n"
         f"print(trace.boxes, trace.scores, trace.labels)"
     )
-
-
-def model_arguments(config: ModelConfig) -> str:
-    """A model's configuration as keyword arguments, for a code line."""
-    return ", ".join(f"{name}={value!r}" for name, value in config.to_dict().items())

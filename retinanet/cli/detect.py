@@ -6,7 +6,7 @@ import argparse
 import io
 import json
 import sys
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_type_hints
 

@@ -1,0 +1,47 @@
+"""RetinaNet that explains itself: the core of RetinaNet Explorer.
+
+    import retinanet as rn
+
+    image = rn.load_image("street.jpg")
+    model = rn.load_model("embedded")
+    outputs = model(image)
+    trace = rn.detect(outputs, rn.PostprocessConfig(score_thresh=0.3))
+    trace.boxes, trace.scores, trace.labels, trace.counts
+
+The names below are loaded when they are first used, so that what needs no network (settings,
+stored results) does not wait for torch.
+"""
+
+from importlib import import_module
+from typing import Any
+
+_ROOMS = {
+    "assignment": ("AssignmentTrace", "assign"),
+    "checkpoints": ("CheckpointError", "load_model", "save_checkpoint"),
+    "coco": ("DatasetError", "load_coco"),
+    "config": ("ConfigError", "LossConfig", "MatcherConfig", "ModelConfig", "PostprocessConfig"),
+    "detection": ("DetectionTrace", "detect"),
+    "engine": ("Engine", "EngineError", "ModelSpec"),
+    "evaluation": ("evaluate",),
+    "images": ("ImageError", "load_image"),
+    "losses": ("LossTrace", "compute_loss"),
+    "model": ("RetinaNet",),
+    "samples": ("load_sample",),
+    "training": ("TrainConfig", "train"),
+    "types": ("Image", "Outputs"),
+}
+_ROOM_OF = {name: room for room, names in _ROOMS.items() for name in names}
+
+__all__ = sorted(_ROOM_OF)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _ROOM_OF:
+        raise AttributeError(f"module 'retinanet' has no attribute {name!r}")
+    value = getattr(import_module(f"retinanet.{_ROOM_OF[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_ROOM_OF])

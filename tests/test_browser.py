@@ -1,0 +1,237 @@
+"""The app in headless Chromium: upload -> boxes -> knob -> export, links, the canvas's pixels."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import struct
+
+import numpy as np
+import PIL.Image
+import pytest
+
+from pages._shared import stored
+from retinanet import checkpoints
+from retinanet.config import PostprocessConfig
+from retinanet.engine import Engine, ModelSpec
+from retinanet.figures.boxes import pack_boxes
+from retinanet.figures.palette import label_color
+from retinanet.images import load_image
+from retinanet.samples import SAMPLES, load_sample, sample_path
+from tests.browser import (
+    STAGE,
+    browsing,
+    find_chromium,
+    serving,
+    slider,
+    wait_live,
+    wait_painted,
+    wait_ready,
+)
+
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.skipif(
+        not checkpoints.EMBEDDED_PATH.is_file(), reason="the embedded weights are not built yet"
+    ),
+]
+SPEC = ModelSpec("embedded", precision="fp32")
+LOW = {"score_thresh": "0.05"}  # weak boxes too, so that every photo has some
+
+PIXEL_OF_CANVAS = """(stage, [px, py]) => {
+    const [x, y, scale] = stage.dataset.view.split(',').map(Number);
+    const canvas = stage.querySelector('canvas');
+    const ratio = canvas.width / stage.clientWidth;
+    const at = [(x + px * scale) * ratio, (y + py * scale) * ratio].map(Math.round);
+    return [...canvas.getContext('2d').getImageData(at[0], at[1], 1, 1).data];
+}"""
+
+
+@pytest.fixture(scope="module")
+def address(tmp_path_factory):
+    if find_chromium() is None:
+        if os.environ.get("CI") == "true":
+            pytest.fail("CI needs a Chromium: install it, e.g. apt-get install chromium.")
+        pytest.skip("no Chromium or Chrome is installed, so the app cannot be driven in one")
+    with serving(tmp_path_factory.mktemp("server") / "log.txt") as url:
+        yield url
+
+
+@pytest.fixture(scope="module")
+def context():
+    with browsing(viewport={"width": 1280, "height": 900}, accept_downloads=True) as opened:
+        yield opened
+
+
+@pytest.fixture
+def page(context):
+    opened = context.new_page()
+    opened.foreign = []
+    opened.on(
+        "request",
+        lambda request: (
+            opened.foreign.append(request.url)
+            if not request.url.startswith(("http://127.0.0.1", "blob:", "data:"))
+            else None
+        ),
+    )
+    yield opened
+    assert opened.foreign == [], "the page asked another host for something"
+    opened.close()
+
+
+@pytest.fixture(scope="module")
+def core():
+    return Engine()
+
+
+def expected(core, image, title, config, **options):
+    """What the core says, and the stamp of the block that the canvas must show for it."""
+    result = stored.result_from_trace(core.detect(image, SPEC, config))
+    packed = pack_boxes(result.table, image_id=image.id, size=image.size, title=title, **options)
+    (length,) = struct.unpack_from("<I", packed)
+    return result.table, json.loads(packed[4 : 4 + length])["stamp"]
+
+
+def listed_boxes(page) -> np.ndarray:
+    """The corners that the canvas lists for screen readers, [N, 4]."""
+    texts = page.locator(".rn-list li").all_text_contents()
+    return np.array([[float(v) for v in text.split("corners ")[1].split()] for text in texts])
+
+
+def upload(page, *files: tuple[str, bytes]) -> None:
+    page.locator(".st-key-upload input[type=file]").set_input_files(
+        [{"name": name, "mimeType": "image/jpeg", "buffer": data} for name, data in files]
+    )
+
+
+def jpeg(color: str) -> bytes:
+    target = io.BytesIO()
+    PIL.Image.new("RGB", (320, 240), color).save(target, "JPEG")
+    return target.getvalue()
+
+
+def link(address: str, **query: str) -> str:
+    return f"{address}/?" + "&".join(f"{name}={value}" for name, value in query.items())
+
+
+def test_upload_boxes_knob_export(page, address, core):
+    page.goto(link(address, **LOW))
+    wait_live(page)
+    data = sample_path("cat").read_bytes()
+    upload(page, ("my cat.png", data))
+    image = load_image(data, "my cat.png")
+    config = PostprocessConfig(0.05, detections_per_img=stored.START.detections_per_img)
+    table, stamp = expected(core, image, "my cat.png", config)
+    wait_painted(page, stamp, 120_000)
+    assert len(table) > 1
+    np.testing.assert_allclose(listed_boxes(page), table.boxes, atol=0.06)
+
+    slider(page, "detections_per_img").focus()
+    page.keyboard.press("Home")
+    table, stamp = expected(
+        core, image, "my cat.png", PostprocessConfig(0.05, detections_per_img=1)
+    )
+    wait_painted(page, stamp)
+    assert "detections_per_img=1" in page.url
+
+    page.get_by_role("tab", name="Take home").click()
+    with page.expect_download() as download:
+        page.locator(".st-key-save_json button").click()
+    results = json.loads(download.value.path().read_text())
+    x1, y1, x2, y2 = table.boxes[0].tolist()
+    assert [round(v, 3) for v in results[0]["bbox"]] == pytest.approx(
+        [x1, y1, x2 - x1, y2 - y1], abs=0.01
+    )
+    with page.expect_download() as download:
+        page.locator(".st-key-save_png button").click()
+    assert PIL.Image.open(download.value.path()).size == image.size
+
+
+@pytest.mark.parametrize("path", ["", "detect", "model"])
+def test_each_page_opens_cold_by_its_url(page, address, path):
+    page.goto(f"{address}/{path}")
+    wait_ready(page)
+    page.get_by_text("About the model").first.wait_for()
+
+
+def test_a_cold_link_restores_the_view(page, address, core):
+    page.goto(link(address, photo="cat", color="level", nms_thresh="0.3", **LOW))
+    config = PostprocessConfig(0.05, 0.3, detections_per_img=stored.START.detections_per_img)
+    sample = next(sample for sample in SAMPLES if sample.key == "cat")
+    _, stamp = expected(core, load_sample("cat"), sample.title, config, color_by="level")
+    wait_painted(page, stamp, 120_000)
+    assert slider(page, "score_thresh").input_value() == "0.05"
+    assert slider(page, "nms_thresh").input_value() == "0.3"
+
+
+def test_a_bad_upload_gives_a_sentence_and_keeps_the_state(page, address):
+    page.goto(link(address, photo="coffee", **LOW))
+    wait_live(page)
+    before = page.locator(STAGE).get_attribute("data-painted")
+    upload(page, ("broken.jpg", b"this is no picture"))
+    notice = page.locator(".st-key-notices")
+    notice.wait_for()
+    assert "broken.jpg" in notice.inner_text()
+    wait_live(page)
+    assert page.locator(STAGE).get_attribute("data-painted") == before
+    assert "photo=coffee" in page.url
+
+
+def test_the_canvas_paints_the_box_that_the_core_found(page, address, core):
+    page.goto(link(address, photo="cat", detections_per_img="1", **LOW))
+    config = PostprocessConfig(0.05, detections_per_img=1)
+    sample = next(sample for sample in SAMPLES if sample.key == "cat")
+    table, stamp = expected(core, load_sample("cat"), sample.title, config)
+    wait_painted(page, stamp, 120_000)
+    x1, y1, x2, y2 = table.boxes[0].tolist()
+    on_edge, inside = (
+        page.locator(STAGE).evaluate(PIXEL_OF_CANVAS, point)
+        for point in ([(x1 + x2) / 2, y2 - 0.2], [(x1 + x2) / 2, (y1 + y2) / 2])
+    )
+    color = label_color(int(table.labels[0]))
+    wanted = [int(color[at : at + 2], 16) for at in (1, 3, 5)]
+    assert np.abs(np.array(on_edge[:3]) - wanted).max() <= 60
+    assert np.abs(np.array(inside[:3]) - wanted).max() > 20
+
+
+def test_a_click_selects_a_box_and_escape_lets_go(page, address):
+    page.goto(link(address, photo="cat", detections_per_img="1", **LOW))
+    wait_live(page)
+    x1, y1, x2, y2 = listed_boxes(page)[0]
+    left, top, scale = map(float, page.locator(STAGE).get_attribute("data-view").split(","))
+    area = page.locator(STAGE).bounding_box()
+    page.mouse.click(
+        area["x"] + left + scale * (x1 + x2) / 2, area["y"] + top + scale * (y1 + y2) / 2
+    )
+    page.locator(".st-key-life", has_text="Kept, as number 1").wait_for()
+    page.wait_for_url("**box=**")
+    page.keyboard.press("Escape")
+    page.locator(".st-key-life", has_text="Click a box").wait_for()
+
+
+def test_keys_zoom_and_pan_the_canvas(page, address):
+    page.goto(link(address, photo="cat"))
+    wait_live(page)
+    stage = page.locator(STAGE)
+    whole = stage.get_attribute("data-view")
+    stage.focus()
+    for key in ("+", "+", "ArrowRight"):
+        before = stage.get_attribute("data-view")
+        page.keyboard.press(key)
+        page.wait_for_selector(f'{STAGE}:not([data-view="{before}"])')
+    page.keyboard.press("0")
+    page.wait_for_selector(f'{STAGE}[data-view="{whole}"]')
+
+
+def test_a_batch_becomes_a_contact_sheet_that_opens_its_photos(page, address):
+    page.goto(address)
+    wait_live(page)
+    upload(page, ("red.jpg", jpeg("red")), ("bad.jpg", b"?"), ("blue.jpg", jpeg("blue")))
+    page.locator(".st-key-save_batch_zip button").wait_for(timeout=120_000)
+    assert "bad.jpg" in page.locator(".st-key-notices").inner_text()
+    blue = page.get_by_role("button", name="blue.jpg")
+    blue.click()
+    page.locator(f'{STAGE}[aria-label^="blue.jpg"]').wait_for()
+    assert blue.get_attribute("aria-pressed") == "true"

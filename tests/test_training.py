@@ -1,0 +1,271 @@
+"""The training loop: it learns, freezes, resumes to the same numbers, stops when told."""
+
+import json
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors import safe_open
+
+from retinanet.coco import load_coco
+from retinanet.config import ConfigError, ModelConfig
+from retinanet.model import RetinaNet
+from retinanet.training import (
+    TrainConfig,
+    TrainingError,
+    Views,
+    batch_losses,
+    build_optimizer,
+    learning_rate,
+    run_batch,
+    train,
+)
+from retinanet.types import LEVELS
+from tests.oracle import our_model, torchvision_model
+from tests.shapes import write_shapes
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture
+def dataset(tmp_path):
+    return load_coco(write_shapes(tmp_path / "data"), tmp_path / "data" / "images")
+
+
+def new_model(dataset, **settings):
+    torch.manual_seed(0)
+    small = {"depth": 18, "num_classes": 2, "num_convs": 1, "variant": "v2"}
+    config = ModelConfig(**small | {"min_size": 72, "max_size": 96} | settings)
+    return RetinaNet(config, dataset.categories, dataset.category_ids)
+
+
+QUICK = {"batch_size": 2, "warmup_steps": 2, "optimizer": "adamw", "lr": 2e-3}
+
+
+def test_it_learns_a_tiny_data_set(dataset, tmp_path):
+    model = new_model(dataset, frozen_stages=-1)
+    losses = []
+    config = TrainConfig(steps=30, scale_jitter=(1.0, 1.0), **QUICK)
+    trained = train(
+        model,
+        dataset,
+        config,
+        run_folder=tmp_path / "run",
+        on_progress=lambda p: losses.append(p.classification + p.bbox_regression),
+    )
+    assert len(losses) == 30
+    assert sum(losses[-5:]) < 0.75 * sum(losses[:5])
+    assert not trained.training
+
+
+def test_resuming_gives_the_very_weights_of_an_uninterrupted_run(dataset, tmp_path):
+    config = TrainConfig(steps=6, checkpoint_every=2, ema_decay=0.5, **QUICK)
+    whole = train(new_model(dataset), dataset, config, run_folder=tmp_path / "whole")
+
+    stop = threading.Event()
+    seen = []
+
+    def stop_after_three(progress):
+        seen.append(progress.step)
+        if progress.step == 3:
+            stop.set()
+
+    folder = tmp_path / "parts"
+    train(
+        new_model(dataset),
+        dataset,
+        config,
+        run_folder=folder,
+        on_progress=stop_after_three,
+        cancel=stop,
+    )
+    assert seen == [1, 2, 3]
+    torch.manual_seed(99)
+    resumed = train(
+        new_model(dataset),
+        dataset,
+        config,
+        run_folder=folder,
+        resume=True,
+        on_progress=lambda p: seen.append(p.step),
+    )
+    assert seen == [1, 2, 3, 4, 5, 6]
+    for name, value in whole.state_dict().items():
+        assert torch.equal(value, resumed.state_dict()[name]), name
+
+
+@pytest.mark.parametrize("frozen_stages", [0, 2, 4])
+def test_frozen_stages_do_not_change_and_the_others_do(dataset, tmp_path, frozen_stages):
+    model = new_model(dataset, frozen_stages=frozen_stages)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    trained = train(model, dataset, TrainConfig(steps=3, **QUICK), run_folder=tmp_path / "run")
+    frozen = ("conv1", "bn1", *(f"layer{s}" for s in range(1, frozen_stages + 1)))
+    for name, value in trained.state_dict().items():
+        body = name.removeprefix("backbone.body.")
+        still = body != name and body.startswith(frozen)
+        if value.is_floating_point():
+            assert torch.equal(value, before[name]) == still, name
+
+
+def test_stored_features_train_as_computed_ones_do(dataset, tmp_path):
+    model = new_model(dataset, frozen_stages=4).train()
+    settings = {"scale_jitter": (0.7, 1.6), "seed": 3}
+    plain = Views(dataset, model, TrainConfig(**settings), tmp_path)
+    cached = Views(dataset, model, TrainConfig(cache_views=2, **settings), tmp_path)
+    seen = []
+    cached.fill_cache(model, lambda done, total: seen.append((done, total)))
+    assert seen[-1] == (8, 8)
+    for key in ("0-0", "1-1", "2-1"):
+        a, b = plain.load([key]), cached.load([key])
+        assert a.padded_size == b.padded_size
+        losses = [
+            batch_losses(run_batch(model, batch), batch.targets, model, TrainConfig())
+            for batch in (a, b)
+        ]
+        for computed, stored in zip(*losses, strict=True):
+            assert float(stored) == pytest.approx(float(computed), rel=0.01)
+
+
+def test_a_cache_belongs_to_its_weights(dataset, tmp_path):
+    config = TrainConfig(cache_views=1)
+    first = Views(dataset, new_model(dataset, frozen_stages=4), config, tmp_path)
+    other = new_model(dataset, frozen_stages=4)
+    torch.nn.init.ones_(other.backbone.body["conv1"].weight)
+    assert first.cache.folder != Views(dataset, other, config, tmp_path).cache.folder
+
+
+def test_a_cache_needs_a_resnet_that_does_not_train(dataset, tmp_path):
+    with pytest.raises(ConfigError, match="frozen_stages 4"):
+        Views(dataset, new_model(dataset), TrainConfig(cache_views=1), tmp_path)
+
+
+def test_batch_losses_are_torchvisions():
+    images = [torch.rand(3, 128, 160), torch.rand(3, 128, 140)]
+    boxes = [torch.tensor([[10.0, 10, 80, 90], [60, 40, 120, 120]]), torch.zeros(0, 4)]
+    labels = [torch.tensor([3, 17]), torch.zeros(0, dtype=torch.int64)]
+    oracle = torchvision_model("v1").train()
+    try:
+        targets = [{"boxes": b, "labels": x} for b, x in zip(boxes, labels, strict=True)]
+        theirs = oracle(images, targets)
+    finally:
+        oracle.eval()
+    from retinanet.coco import Target
+    from retinanet.images import batch_images, normalize
+
+    model = our_model("v1")
+    raw = model.forward_batch(batch_images([normalize(image) for image in images]))
+    ours = [Target(b, x, torch.zeros(0, 4)) for b, x in zip(boxes, labels, strict=True)]
+    classification, bbox_regression, _ = batch_losses(raw, ours, model, TrainConfig())
+    assert torch.allclose(classification, theirs["classification"], rtol=1e-6)
+    assert torch.allclose(bbox_regression, theirs["bbox_regression"], rtol=1e-6)
+
+
+def test_levels_that_did_not_run_take_no_part_in_the_loss():
+    from retinanet.coco import Target
+
+    model = our_model("v1")
+    image = torch.rand(1, 3, 128, 160)
+    small = torch.tensor([[40.0, 40, 72, 72]])  # a P3 anchor's size
+    target = Target(small, torch.tensor([3]), torch.zeros(0, 4))
+    whole, part = model.forward_batch(image), model.forward_batch(image, LEVELS[1:])
+    assert [len(x[0]) for x in part.cls_logits] == [len(x[0]) for x in whole.cls_logits][1:]
+    assert batch_losses(whole, [target], model, TrainConfig())[2] > 0
+    assert batch_losses(part, [target], model, TrainConfig())[2] == 0
+
+
+def test_the_order_is_seeded_and_every_photo_comes_once_an_epoch(dataset, tmp_path):
+    def epoch(seed):
+        views = Views(dataset, new_model(dataset), TrainConfig(batch_size=3, seed=seed), tmp_path)
+        batches = views.batches()
+        return next(batches) + next(batches)
+
+    assert epoch(1) == epoch(1)
+    assert sorted(epoch(1)) == ["0-0", "1-0", "2-0", "3-0"]
+    assert {tuple(epoch(seed)) for seed in range(5)} != {tuple(epoch(1))}
+
+
+def test_schedules():
+    step = TrainConfig(steps=900, warmup_steps=10, schedule="step", lr=0.01)
+    values = [learning_rate(s, step) for s in (0, 9, 10, 599, 600, 799, 800, 899)]
+    assert values == pytest.approx([1e-3, 1e-2, 1e-2, 1e-2, 1e-3, 1e-3, 1e-4, 1e-4])
+    cosine = TrainConfig(steps=110, warmup_steps=10, schedule="cosine", lr=1.0)
+    assert learning_rate(10, cosine) == pytest.approx(1)
+    assert learning_rate(60, cosine) == pytest.approx(0.505)
+    assert learning_rate(110, cosine) == pytest.approx(0.01)
+
+
+def test_biases_and_norms_are_not_decayed(dataset):
+    optimizer = build_optimizer(new_model(dataset), TrainConfig(weight_decay=0.1))
+    decayed, plain = optimizer.param_groups
+    assert (decayed["weight_decay"], plain["weight_decay"]) == (0.1, 0.0)
+    assert all(p.dim() > 1 for p in decayed["params"])
+    assert all(p.dim() <= 1 for p in plain["params"])
+
+
+def test_a_loss_that_is_no_number_stops_with_a_sentence(dataset, tmp_path):
+    model = new_model(dataset)
+    torch.nn.init.constant_(model.head.regression_head.bbox_reg.bias, float("nan"))
+    with pytest.raises(TrainingError, match="Lower the learning rate"):
+        train(model, dataset, TrainConfig(steps=1), run_folder=tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"steps": 0},
+        {"optimizer": "lion"},
+        {"schedule": "none"},
+        {"precision": "fp8"},
+        {"lr": 0.0},
+        {"ema_decay": 1.0},
+        {"scale_jitter": (1.2, 1.6)},
+    ],
+)
+def test_settings_that_cannot_work_are_refused(settings):
+    with pytest.raises(ConfigError, match="TrainConfig"):
+        TrainConfig(**settings)
+
+
+def test_the_command_line_trains_evaluates_and_writes_a_card(tmp_path):
+    annotations = write_shapes(tmp_path / "data")
+    images = str(tmp_path / "data" / "images")
+    out = tmp_path / "model.safetensors"
+    command = [sys.executable, "-m", "retinanet", "train", str(annotations), "--images", images]
+    command += ["--val", str(annotations), "--depth", "18", "--num-convs", "1", "--min-size", "64"]
+    command += ["--max-size", "96", "--steps", "2", "--batch-size", "2", "--out", str(out)]
+    command += ["--run-folder", str(tmp_path / "run"), "--device", "cpu"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
+    assert done.returncode == 0, done.stderr
+    with safe_open(out, "pt") as file:
+        card = json.loads(file.metadata()["card"])
+    assert card["recipe"]["steps"] == 2
+    assert "AP50" in card["validation"]
+    command = [sys.executable, "-m", "retinanet", "evaluate", str(annotations)]
+    command += ["--images", images, "--weights", str(out), "--device", "cpu"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("AP ")
+
+
+@pytest.mark.parametrize(
+    ("extra", "sentence"),
+    [
+        (["--images", "nowhere"], "no folder nowhere"),
+        (["--images", ".", "--depth", "49"], "depth must be one of"),
+        (["--images", ".", "--fg-iou-thresh", "0.2"], "bg_iou_thresh"),
+    ],
+)
+def test_bad_options_end_in_one_line_and_exit_code_2(tmp_path, capsys, extra, sentence):
+    from retinanet.__main__ import main
+
+    annotations = write_shapes(tmp_path / "data")
+    if extra[1] == ".":
+        extra = ["--images", str(tmp_path / "data" / "images"), *extra[2:]]
+    code = main(["train", str(annotations), *extra, "--out", str(tmp_path / "x.safetensors")])
+    assert code == 2
+    error = capsys.readouterr().err.strip()
+    assert sentence in error
+    assert "\n" not in error
