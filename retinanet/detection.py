@@ -181,7 +181,7 @@ class DetectionTrace:
         compared = shifted(boxes, labels, self.max_coordinate)
         order = self._entered_order()
         kept = table.fate[entered].numpy() != SUPPRESSED
-        pairs = find_overlaps(compared, labels, order).above(self._least_suppressing_iou)
+        pairs = find_overlaps(compared, labels, order, self._least_suppressing_iou)
         by, iou = suppressors(kept, pairs, order)
         all_by, all_iou = np.full(len(table), -1, np.int64), np.zeros(len(table), np.float32)
         all_by[: len(by)], all_iou[: len(iou)] = by, iou
@@ -191,7 +191,7 @@ class DetectionTrace:
     def _least_suppressing_iou(self) -> float:
         # An accelerator's kernel may round the last bit of an IoU differently from the CPU.
         slack = 0.0 if self.survivors.device.type == "cpu" else 1e-5
-        return self.config.nms_thresh - slack
+        return max(0.0, self.config.nms_thresh - slack)
 
     def _entered_order(self) -> np.ndarray:
         """Rows of the candidates that entered NMS, in its order: score, level, rank."""

@@ -143,13 +143,16 @@ def count_pairs(labels: np.ndarray) -> int:
     return int((sizes * (sizes - 1) // 2).sum())
 
 
-def find_overlaps(boxes: np.ndarray, labels: np.ndarray, order: np.ndarray) -> Overlaps:
-    """All pairs of same-class boxes with an IoU above 0.
+def find_overlaps(
+    boxes: np.ndarray, labels: np.ndarray, order: np.ndarray, nms_thresh: float = 0.0
+) -> Overlaps:
+    """All pairs of same-class boxes with an IoU above the threshold.
 
     Args:
         boxes: [N, 4] float32, the coordinates that NMS compares (`shifted`).
         labels: [N] int64.
         order: [N] indices by score, best first.
+        nms_thresh: in [0, 1].
 
     Returns:
         Pairs ordered by class, then by the first box's place in `order`.
@@ -159,7 +162,7 @@ def find_overlaps(boxes: np.ndarray, labels: np.ndarray, order: np.ndarray) -> O
     start = 0
     for end in np.cumsum(np.bincount(labels)):
         if end - start > 1:
-            parts.extend(_class_overlaps(boxes, by_class[start:end]))
+            parts.extend(_class_overlaps(boxes, by_class[start:end], nms_thresh))
         start = end
     if not parts:
         return Overlaps(np.zeros(0, np.int32), np.zeros(0, np.int32), np.zeros(0, np.float32))
@@ -168,7 +171,7 @@ def find_overlaps(boxes: np.ndarray, labels: np.ndarray, order: np.ndarray) -> O
 
 
 def _class_overlaps(
-    boxes: np.ndarray, members: np.ndarray
+    boxes: np.ndarray, members: np.ndarray, nms_thresh: float
 ) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
     own = boxes[members]  # [G, 4], best first
     rows = max(1, _CHUNK // len(members))
@@ -176,7 +179,7 @@ def _class_overlaps(
     for start in range(0, len(members) - 1, rows):
         # The pairs of these rows with every later box; the triangle keeps (earlier, later).
         iou = pairwise_iou(own[start : start + rows, None, :], own[None, start:, :])
-        earlier, later = np.nonzero(np.triu(iou > 0, k=1))
+        earlier, later = np.nonzero(np.triu(iou > np.float64(nms_thresh), k=1))
         parts.append((members[start + earlier], members[start + later], iou[earlier, later]))
     return parts
 

@@ -132,11 +132,12 @@ def _survival(
     for stretch in stretches:
         least_iou = nms_thresh or 0.0
         group = rivals if with_everyone else rivals.same_class.relatives(stretch, least_iou)
-        pairs = find_overlaps(shifted_for(group, stretch), group.labels, np.arange(len(group)))
+        pairs = find_overlaps(
+            shifted_for(group, stretch), group.labels, np.arange(len(group)), least_iou
+        )
         if nms_thresh is None:
             reach = pairs.iou.astype(np.float64)
         else:
-            pairs = pairs.above(nms_thresh)
             reach = np.full(len(pairs.iou), math.inf)
         starts = np.full(len(group), stretch.start)
         if from_rank:

@@ -105,11 +105,6 @@ def wait_live(page, timeout: float = 90_000) -> None:
 STAGE = ".rn-stage"  # Playwright's CSS sees through open shadow roots
 
 
-def wait_painted(page, stamp: str, timeout: float = 60_000) -> None:
-    """Until the canvas has drawn the block of boxes that carries this stamp, over its photo."""
-    page.wait_for_selector(f'{STAGE}[data-painted$=":{stamp}:photo"]', timeout=timeout)
-
-
 def slider(page, key: str):
     """The range input of a Streamlit slider."""
     return page.locator(f".st-key-{key} input[type=range]")

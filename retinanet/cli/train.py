@@ -89,20 +89,14 @@ def run(args: argparse.Namespace) -> int:
     )
     model = _model(args, dataset)
     print(f"data: {dataset.report}", file=sys.stderr)
-    curve: list[dict[str, float]] = []
+    curve = Curve(args.run_folder / "curve.jsonl", args.resume)
     validations: list[dict[str, float]] = []
     started = datetime.datetime.now(datetime.UTC)
 
     def on_progress(progress: Progress) -> None:
         if progress.step % 20 == 0 or progress.step == progress.steps:
             _show(progress)
-            curve.append(
-                {
-                    "step": progress.step,
-                    "classification": round(progress.classification, 4),
-                    "bbox_regression": round(progress.bbox_regression, 4),
-                }
-            )
+            curve.add(progress)
 
     def on_checkpoint(current: RetinaNet, step: int) -> None:
         due = args.val_every and (step // config.checkpoint_every) % args.val_every == 0
@@ -126,7 +120,7 @@ def run(args: argparse.Namespace) -> int:
         "recipe": {f.name: _plain(getattr(config, f.name)) for f in fields(TrainConfig)},
         "data_report": dataset.report,
         "started": started.isoformat(timespec="seconds"),
-        "curve": curve,
+        "curve": curve.read(),
         "validations": validations,
     }
     if held_out is not None:
@@ -136,6 +130,37 @@ def run(args: argparse.Namespace) -> int:
     save_checkpoint(trained, args.out, card=card)
     print(args.out)
     return 0
+
+
+class Curve:
+    """The losses over the steps, in a file so that a resumed run keeps what came before.
+
+    Args:
+        path: one JSON object a line.
+        resume: go on with the file instead of beginning it anew.
+    """
+
+    def __init__(self, path: Path, resume: bool) -> None:
+        self.path = path
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if not resume:
+            path.write_text("", encoding="utf-8")
+
+    def add(self, progress: Progress) -> None:
+        """Append a step."""
+        point = {
+            "step": progress.step,
+            "classification": round(progress.classification, 4),
+            "bbox_regression": round(progress.bbox_regression, 4),
+        }
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(point) + "\n")
+
+    def read(self) -> list[dict[str, float]]:
+        """All points, in order of steps; of a step that was done twice, the later one."""
+        lines = self.path.read_text(encoding="utf-8").splitlines()
+        points = {point["step"]: point for point in map(json.loads, lines)}
+        return [points[step] for step in sorted(points)]
 
 
 def _dataset(annotations: Path, images: Path, args: argparse.Namespace) -> CocoDataset:
