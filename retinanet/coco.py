@@ -176,6 +176,8 @@ def _photo(
 
 
 def _corners(bbox: list[float]) -> tuple[float, float, float, float]:
+    if len(bbox) != 4:
+        raise TypeError(f"bbox {bbox}")
     x, y, width, height = bbox
     return x, y, x + width, y + height
 
