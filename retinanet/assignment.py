@@ -139,14 +139,15 @@ def assign(
     Args:
         outputs: of the image; its anchors and sizes are used, its predictions are not.
         gt_boxes: [G, 4] xyxy in ORIGINAL pixels; G may be 0.
-        gt_labels: [G] label indices in [0, num_classes).
+        gt_labels: [G] label indices in [0, num_classes), of any number type.
         config: the bounds; torchvision's by default.
 
     Raises:
-        ValueError: shapes do not fit, a box is not finite or a label is out of range.
+        ValueError: shapes do not fit, a box is not finite or has no area, a label is no whole
+            number or out of range.
     """
-    boxes = torch.as_tensor(gt_boxes, dtype=torch.float32, device=outputs.device).reshape(-1, 4)
-    labels = torch.as_tensor(gt_labels, dtype=torch.int64, device=outputs.device).reshape(-1)
+    boxes = _as_boxes(torch.as_tensor(gt_boxes, dtype=torch.float32, device=outputs.device))
+    labels = _as_labels(torch.as_tensor(gt_labels, device=outputs.device))
     check_ground_truth(boxes, labels, outputs.num_classes)
     resized = resize_boxes(boxes, outputs.original_size, outputs.image_size)
     config = config or MatcherConfig()
@@ -163,16 +164,40 @@ def assign(
     )
 
 
+def _as_boxes(boxes: Tensor) -> Tensor:
+    if boxes.numel() == 0:
+        return boxes.reshape(0, 4)
+    if boxes.dim() != 2 or boxes.shape[1] != 4:
+        raise ValueError(
+            f"Ground-truth boxes must be of shape [boxes, 4], not {list(boxes.shape)}."
+        )
+    return boxes
+
+
+def _as_labels(labels: Tensor) -> Tensor:
+    if labels.numel() == 0:
+        return labels.reshape(0).long()
+    if labels.dim() != 1:
+        raise ValueError(f"Ground-truth labels must be a list, not {list(labels.shape)}.")
+    whole = labels.long()
+    if not torch.equal(whole.to(labels.dtype), labels):
+        raise ValueError("A ground-truth label is not a whole number.")
+    return whole
+
+
 def check_ground_truth(boxes: Tensor, labels: Tensor, num_classes: int) -> None:
     """Refuse ground truth that cannot be matched.
 
     Raises:
-        ValueError: different lengths, a box that is not finite, a label out of range.
+        ValueError: different lengths, a box that is not finite or has no area, a label out of
+            range.
     """
     if len(boxes) != len(labels):
         raise ValueError(f"There are {len(boxes)} ground-truth boxes but {len(labels)} labels.")
     if not torch.isfinite(boxes).all():
         raise ValueError("A ground-truth box has a coordinate that is not a finite number.")
+    if not (boxes[:, :2] < boxes[:, 2:]).all():
+        raise ValueError("A ground-truth box has no area: it needs x1 < x2 and y1 < y2.")
     if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < num_classes:
         raise ValueError(
             f"Ground-truth labels must be from 0 to {num_classes - 1}, the model's classes; "

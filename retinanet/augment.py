@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 from torchvision.ops import box_area, clip_boxes_to_image
 
-from retinanet.coco import Photo, Target
-from retinanet.images import load_image, normalize, resize, resize_boxes, to_tensor
+from retinanet.coco import Photo, Target, open_photo
+from retinanet.images import normalize, resize, resize_boxes, to_tensor
 
 MIN_VISIBLE = 0.4
 """An object cut by the crop to less than this share of its area becomes an area to ignore."""
@@ -53,9 +53,10 @@ def make_view(
         seed: of the draws.
 
     Raises:
+        DatasetError: the file has not the size that the data set says.
         ImageError: the file cannot be decoded.
     """
-    image = to_tensor(load_image(photo.path))
+    image = to_tensor(open_photo(photo))
     target = photo.target
     factor = 1.0
     if number > 0:

@@ -11,14 +11,15 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
-from torchvision.models.detection._utils import BoxCoder
 from torchvision.ops import batched_nms, clip_boxes_to_image
 
+from retinanet.box_coder import decode
 from retinanet.config import PostprocessConfig
 from retinanet.nms import (
     PAIR_BUDGET,
@@ -44,20 +45,19 @@ CUT_SHOWN = 1000
 
 LADDER_FLOORS: tuple[float, ...] = (0.0, 1e-3, 1e-2)
 LADDER_SCORES = 1_000_000
-"""From the lowest of these floors that at most so many scores of a level reach, scores are put in
-order at once; the others, millions in a large picture, when a threshold first asks for them."""
-
-BOX_CODER = BoxCoder(weights=(1.0, 1.0, 1.0, 1.0))
+"""From the lowest of these floors that at most so many scores of a level reach, scores are kept: put
+in order at once; the others, millions in a large picture, when a threshold first asks for them."""
 
 _UPPER_BITS_OF_ONE = 0x3F80  # of the float32 1.0, the largest score
 
-_KEY = "candidates"
-_PREPARING = threading.Lock()
 
 
 @dataclass(frozen=True, eq=False, slots=True)
 class LevelHead:
-    """The best M pairs of one level, by score, then by flat index (anchor, then class).
+    """The best M pairs of one level, by score; equal scores by flat index (anchor, then class).
+
+    In the head that `Candidates.enter` gives, equal scores are in torchvision's order instead, and
+    of those that the cut divides, torchvision's are before it.
 
     Args:
         scores: [M] float32 in [0, 1]; 0 where the logit is not a number.
@@ -65,6 +65,7 @@ class LevelHead:
         labels: [M] int64.
         boxes: [M, 4] float32 xyxy, decoded and clipped, pixels of the resized image.
         negated: [M] float32 on the CPU, -scores: ascending, so that it can be searched.
+        rows: [M] int64 place of each pair in the order by flat index, M for a pair beyond it.
     """
 
     scores: Tensor
@@ -72,6 +73,7 @@ class LevelHead:
     labels: Tensor
     boxes: Tensor
     negated: np.ndarray
+    rows: np.ndarray
 
     def __len__(self) -> int:
         return len(self.negated)
@@ -80,11 +82,15 @@ class LevelHead:
     def nbytes(self) -> int:
         """Bytes held."""
         tensors = (self.scores, self.anchors, self.labels, self.boxes)
-        return sum(tensor.nbytes for tensor in tensors) + self.negated.nbytes
+        return sum(part.nbytes for part in (*tensors, self.negated, self.rows))
 
     def count_above(self, score_thresh: float) -> int:
         """How many of these pairs have a score strictly above the threshold."""
         return int(np.searchsorted(self.negated, -np.float32(score_thresh), side="left"))
+
+    def has_ties(self, count: int) -> bool:
+        """Whether two of the first `count` scores are equal."""
+        return bool((self.negated[1:count] == self.negated[: max(count - 1, 0)]).any())
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -123,6 +129,25 @@ class ScoreLadder:
         return len(self.low) - int(start) - int(not_above)
 
 
+class FlatScores(NamedTuple):
+    """The scores of one level from a floor up, in the order of the flat index. S = their number.
+
+    Args:
+        floor: the least score that is listed.
+        index: [S] int32 flat index, anchor * classes + class.
+        scores: [S] float32.
+    """
+
+    floor: float
+    index: Tensor
+    scores: Tensor
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes held."""
+        return self.index.nbytes + self.scores.nbytes
+
+
 class Candidates:
     """The prepared levels of one image. Safe to share between threads.
 
@@ -138,6 +163,7 @@ class Candidates:
         self.heads: list[LevelHead] = []
         self._positive: list[int] = []
         self._ladders: list[tuple[float, ScoreLadder]] = []  # (counts from here up, ladder)
+        self._flat: dict[int, FlatScores] = {}  # only of levels where equal scores asked for it
         self._overlaps: tuple[list[int], Overlaps | None] | None = None
         for level, logits in enumerate(outputs.cls_logits):
             scores = _level_scores(logits)
@@ -149,11 +175,51 @@ class Candidates:
     @property
     def nbytes(self) -> int:
         """Bytes held."""
-        parts: list[LevelHead | ScoreLadder | Overlaps] = [*self.heads]
-        parts += [ladder for _, ladder in self._ladders]
+        parts = [*self.heads, *(ladder for _, ladder in self._ladders)]
+        parts += list(self._flat.values())
         if self._overlaps and self._overlaps[1]:
             parts.append(self._overlaps[1])
         return sum(part.nbytes for part in parts)
+
+    def enter(
+        self, outputs: Outputs, level: int, config: PostprocessConfig
+    ) -> tuple[LevelHead, int]:
+        """A level's pairs in torchvision's order, and how many of them it sends to NMS.
+
+        Only where scores are equal is there a choice. It is made by `torch.topk`, from all the
+        scores above the threshold and their order, so there it is asked the same question again.
+        """
+        take = self.take(outputs, level, config)
+        head = self.heads[level]
+        above = head.count_above(config.score_thresh)
+        if not head.has_ties(min(take + 1, above)):
+            return head, take
+        flat = head.anchors * outputs.num_classes + head.labels
+        if above < len(head) or len(head) == self.totals[level]:
+            rows = flat[:above].sort().indices
+            chosen = flat[rows[head.scores[rows].topk(take).indices]]
+        else:
+            chosen = self._topk(outputs, level, config.score_thresh, take)
+        return _starting_with(outputs, level, head, flat, chosen), take
+
+    def _topk(self, outputs: Outputs, level: int, score_thresh: float, take: int) -> Tensor:
+        """[take] int64 flat indices of a level's best pairs, as torchvision picks them."""
+        known = self._flat_scores(outputs, level) if self._ladders else None
+        if known is None or np.float32(score_thresh) < np.float32(known.floor):
+            scores = _level_scores(outputs.cls_logits[level]).flatten()
+            above = scores > score_thresh
+            return above.nonzero().flatten()[scores[above].topk(take).indices]
+        above = known.scores > score_thresh
+        return known.index[above][known.scores[above].topk(take).indices].long()
+
+    def _flat_scores(self, outputs: Outputs, level: int) -> FlatScores:
+        with self._lock:
+            if level not in self._flat:
+                scores = _level_scores(outputs.cls_logits[level]).flatten()
+                floor, reached = _first_floor(scores)
+                index = reached.nonzero().flatten()
+                self._flat[level] = FlatScores(floor, index.int(), scores[index])
+            return self._flat[level]
 
     def count_above(self, outputs: Outputs, level: int, score_thresh: float) -> int:
         """Pairs of a level with a score strictly above the threshold, exactly."""
@@ -196,24 +262,21 @@ class Candidates:
         boxes, scores, labels = selected(heads, takes)
         on_cpu = boxes.device.type == "cpu"
         by_class = len(boxes) > coordinate_trick_limit(boxes.device.type)
-        table = self._prefix_overlaps(heads, takes) if on_cpu and by_class else None
+        table = self._prefix_overlaps(takes) if on_cpu and by_class else None
         if table is None:
             return batched_nms(boxes, scores, labels, nms_thresh)
         prefixes, overlaps = table
-        active = np.concatenate(
-            [np.arange(prefix) < take for prefix, take in zip(prefixes, takes, strict=True)]
-        )
-        pairs = overlaps.above(nms_thresh)
-        pairs = pairs.where(active[pairs.first] & active[pairs.second])
-        kept = torch.from_numpy(np.flatnonzero(survivors(len(active), pairs)[active]))
+        place = _places(heads, takes, prefixes)
+        if place is None:
+            return batched_nms(boxes, scores, labels, nms_thresh)
+        pairs = _in_order(overlaps.above(nms_thresh), place, scores.numpy())
+        kept = torch.from_numpy(np.flatnonzero(survivors(len(boxes), pairs)))
         # torchvision's last step. (`index_select`: plain indexing starts threads, and a knob that
         # is dragged would wait for them on a busy machine.)
         return kept.index_select(0, scores.index_select(0, kept).sort(descending=True)[1])
 
-    def _prefix_overlaps(
-        self, heads: Sequence[LevelHead], takes: Sequence[int]
-    ) -> tuple[list[int], Overlaps] | None:
-        """Overlaps among the first pairs of the levels, and how many of each level are in it.
+    def _prefix_overlaps(self, takes: Sequence[int]) -> tuple[list[int], Overlaps] | None:
+        """Overlaps among the first pairs of `self.heads`, and how many of each level are in it.
 
         None where one class has so many pairs that torchvision's way is the better one.
         """
@@ -221,8 +284,9 @@ class Candidates:
             known = self._overlaps
             if known is None or (np.array(takes) > known[0]).any():
                 longest = max(*takes, CUT_SHOWN)
-                prefixes = [min(longest, len(head)) for head in heads]
-                boxes, scores, labels = (part.numpy() for part in selected(heads, prefixes))
+                own = list(self.heads)
+                prefixes = [min(longest, len(head)) for head in own]
+                boxes, scores, labels = (part.numpy() for part in selected(own, prefixes))
                 feasible = count_pairs(labels) <= PAIR_BUDGET
                 overlaps = find_overlaps(boxes, labels, score_order(scores)) if feasible else None
                 known = self._overlaps = (prefixes, overlaps)
@@ -232,10 +296,7 @@ class Candidates:
 
 def candidates_of(outputs: Outputs) -> Candidates:
     """The image's prepared candidates: made at the first call, kept with the outputs."""
-    with _PREPARING:
-        if _KEY not in outputs._memo:
-            outputs._memo[_KEY] = Candidates(outputs)
-        return outputs._memo[_KEY]
+    return outputs.derived("candidates", Candidates)
 
 
 def selected(heads: Sequence[LevelHead], takes: Sequence[int]) -> tuple[Tensor, Tensor, Tensor]:
@@ -248,31 +309,85 @@ def selected(heads: Sequence[LevelHead], takes: Sequence[int]) -> tuple[Tensor, 
     )
 
 
-def decode(deltas: Tensor, anchors: Tensor) -> Tensor:
-    """Boxes [N, 4] from deltas [N, 4] and anchors [N, 4], not clipped (torchvision's `BoxCoder`).
-
-    Centre = anchor centre + (dx, dy) * anchor size; size = anchor size * exp(dw, dh), with dw and
-    dh at most log(1000 / 16).
-    """
-    return BOX_CODER.decode_single(deltas, anchors)
-
-
 def _level_scores(logits: Tensor) -> Tensor:
     # A logit that is not a number passes no threshold in torchvision; a score of 0 neither.
     return torch.sigmoid(logits).nan_to_num_(nan=0.0)
 
 
+def _starting_with(
+    outputs: Outputs, level: int, head: LevelHead, flat: Tensor, chosen: Tensor
+) -> LevelHead:
+    """The head with other pairs of the same scores first.
+
+    Args:
+        flat: [M] int64 flat indices of the head's pairs.
+        chosen: [take] int64 flat indices; one that is not the head's has the head's last score.
+    """
+    ascending, rows = flat.sort()
+    near = torch.searchsorted(ascending, chosen).clamp_(max=len(flat) - 1)
+    inside = ascending[near] == chosen
+    first = rows[near]
+    left = torch.ones_like(flat, dtype=torch.bool)
+    left[first[inside]] = False
+    left = left.nonzero().flatten()
+    order = torch.cat([torch.where(inside, first, len(flat)), left])[: len(flat)]
+    if bool(inside.all()):
+        anchors, labels, boxes = (
+            column.index_select(0, order) for column in (head.anchors, head.labels, head.boxes)
+        )
+    else:
+        pairs = torch.cat([chosen, flat[left]])[: len(flat)]
+        anchors, labels = pairs // outputs.num_classes, pairs % outputs.num_classes
+        boxes = _boxes(outputs, level, anchors)
+    return replace(head, anchors=anchors, labels=labels, boxes=boxes, rows=order.cpu().numpy())
+
+
+def _places(
+    heads: Sequence[LevelHead], takes: Sequence[int], prefixes: Sequence[int]
+) -> np.ndarray | None:
+    """Where NMS's input has each pair of the prefixes, -1 if it is not in it.
+
+    None where the input has a pair that is in no prefix.
+    """
+    rows = [head.rows[:take] for head, take in zip(heads, takes, strict=True)]
+    if any((own >= prefix).any() for own, prefix in zip(rows, prefixes, strict=True)):
+        return None
+    starts = np.cumsum([0, *prefixes])
+    place = np.full(starts[-1], -1)
+    place[np.concatenate([own + s for own, s in zip(rows, starts, strict=False)])] = np.arange(
+        sum(takes)
+    )
+    return place
+
+
+def _in_order(pairs: Overlaps, place: np.ndarray, scores: np.ndarray) -> Overlaps:
+    """Pairs of the prefixes as pairs of NMS's input, whose order decides between equal scores."""
+    first, second = place[pairs.first], place[pairs.second]
+    entered = (first >= 0) & (second >= 0)
+    first, second = first[entered], second[entered]
+    turned = (first > second) & (scores[first] == scores[second])
+    return Overlaps(
+        np.where(turned, second, first), np.where(turned, first, second), pairs.iou[entered]
+    )
+
+
+def _boxes(outputs: Outputs, level: int, anchors: Tensor) -> Tensor:
+    """The decoded and clipped boxes [N, 4] of a level's anchors [N]."""
+    boxes = decode(outputs.bbox_regression[level][anchors], outputs.anchors[level][anchors])
+    return clip_boxes_to_image(boxes, outputs.image_size)
+
+
 def _make_head(outputs: Outputs, level: int, scores: Tensor, size: int) -> LevelHead:
     pairs = _best_pairs(scores, size)
     anchors, labels = pairs // scores.shape[1], pairs % scores.shape[1]
-    boxes = decode(outputs.bbox_regression[level][anchors], outputs.anchors[level][anchors])
     best = scores.flatten()[pairs]
     return LevelHead(
         scores=best,
         anchors=anchors,
         labels=labels,
-        boxes=clip_boxes_to_image(boxes, outputs.image_size),
+        boxes=_boxes(outputs, level, anchors),
         negated=-best.cpu().numpy(),
+        rows=np.arange(len(best)),
     )
 
 
@@ -295,9 +410,14 @@ def _best_pairs(scores: Tensor, size: int) -> Tensor:
 
 def _first_ladder(scores: Tensor) -> tuple[float, ScoreLadder]:
     """The floor from which scores can be counted now, and the ladder for it."""
-    flat = scores.flatten().numpy()
-    for floor in LADDER_FLOORS:
-        reached = flat >= np.float32(floor)
-        if np.count_nonzero(reached) <= LADDER_SCORES:
-            return floor, ScoreLadder.build(flat[reached])
-    return math.inf, ScoreLadder.build(flat[:0].copy())
+    floor, reached = _first_floor(scores.flatten())
+    return floor, ScoreLadder.build(scores.flatten()[reached].numpy())
+
+
+def _first_floor(scores: Tensor) -> tuple[float, Tensor]:
+    """The first floor that few enough of the scores [S] reach, and which do, [S] bool."""
+    for floor in (*LADDER_FLOORS, math.inf):
+        reached = scores >= floor
+        if floor == math.inf or int(torch.count_nonzero(reached)) <= LADDER_SCORES:
+            break
+    return floor, reached

@@ -34,7 +34,13 @@ from retinanet.keymaps import (
     upgrade_keys,
 )
 from retinanet.model import RetinaNet
-from retinanet.weight_files import is_finite, read_weights, storable, write_safetensors
+from retinanet.weight_files import (
+    is_finite,
+    read_weights,
+    storable,
+    weights_path,
+    write_safetensors,
+)
 
 __all__ = [
     "Checkpoint",
@@ -184,7 +190,7 @@ def open_checkpoint(name_or_path: str | Path) -> Checkpoint:
         return replace(_open_file(EMBEDDED_PATH), name="embedded")
     if name_or_path in OFFICIAL:
         return _open_official(str(name_or_path))
-    path = Path(name_or_path).expanduser()
+    path = weights_path(name_or_path)
     if path.suffix == "" and not path.exists():
         raise CheckpointError(
             f"There are no weights named {str(name_or_path)[:200]!r}; use {', '.join(NAMED)} or "
@@ -237,7 +243,7 @@ def save_checkpoint(
     Raises:
         CheckpointError: the path, the card or a tensor cannot be written.
     """
-    path = Path(path)
+    path = weights_path(path)
     if path.suffix != ".safetensors":
         raise CheckpointError(f"{path.name} must end in .safetensors.")
     if dtype not in (torch.float16, torch.float32):

@@ -87,7 +87,7 @@ class DetectionTrace:
         config: the settings that made this.
         categories: class names by label index, "class 12" where the model gives none.
         outputs: what the trace was made from.
-        heads: per level, the prepared pairs.
+        heads: per level, the prepared pairs in the order of this setting.
         takes: per level, how many of them entered NMS.
         survivors: indices of NMS's survivors, best first, into those pairs level after level.
     """
@@ -158,10 +158,11 @@ class DetectionTrace:
         """The life of one listed candidate as plain data, ready for JSON.
 
         Args:
-            index: row of `candidates`; 0..N-1 are the detections.
+            index: row of `candidates`, any integer type; 0..N-1 are the detections.
 
         Raises:
             IndexError: there is no such row.
+            TypeError: the index is no integer.
         """
         return explain(self, index)
 
@@ -206,9 +207,9 @@ def detect(outputs: Outputs, config: PostprocessConfig | None = None) -> Detecti
     """Boxes from cached outputs: those of torchvision, in its order.
 
     The first call for some outputs prepares their candidates, a few tenths of a second for a
-    large picture; every later one only slices them and runs NMS. Equal scores are taken in the
-    order level, anchor, class (torchvision leaves their order open). A score that is not a number
-    passes no threshold.
+    large picture; every later one only slices them and runs NMS. Equal scores are taken in
+    torchvision's order: levels in turn, within a level as `torch.topk` leaves them. A score that is
+    not a number passes no threshold.
 
     Args:
         outputs: of the model, for one image.
@@ -216,8 +217,8 @@ def detect(outputs: Outputs, config: PostprocessConfig | None = None) -> Detecti
     """
     config = config or PostprocessConfig()
     prepared = candidates_of(outputs)
-    takes = tuple(prepared.take(outputs, level, config) for level in range(len(prepared.heads)))
-    heads = tuple(prepared.heads)
+    levels = range(len(prepared.heads))
+    heads, takes = zip(*(prepared.enter(outputs, level, config) for level in levels), strict=True)
     survivors = prepared.nms(heads, takes, config.nms_thresh)
     kept = survivors[: config.detections_per_img]
     boxes, scores, labels = selected(heads, takes)

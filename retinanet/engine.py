@@ -26,6 +26,7 @@ from retinanet.images import resized_size
 from retinanet.model import RetinaNet
 from retinanet.single_flight import POLL_SECONDS, Cancelled, SingleFlight
 from retinanet.types import Image, Outputs
+from retinanet.weight_files import weights_path
 
 __all__ = [
     "Cancelled",
@@ -183,7 +184,13 @@ class Engine:
         cancel: threading.Event | None = None,
     ) -> DetectionTrace:
         """`outputs`, then `retinanet.detection.detect`; errors as `outputs`."""
-        return detect(self.outputs(image, spec, cancel), config or PostprocessConfig())
+        outputs = self.outputs(image, spec, cancel)
+        width, height = image.size
+        with self._answering_for_memory(f"The candidates of the picture ({width}x{height})"):
+            trace = detect(outputs, config or PostprocessConfig())
+        with self._lock:
+            self._trim()
+        return trace
 
     def info(self) -> dict[str, Any]:
         """What is going on, as plain data.
@@ -229,8 +236,7 @@ class Engine:
     def _network_key(self, spec: ModelSpec) -> tuple[Hashable, ...]:
         """What decides the tensors: the weights as they now are on disk, shape and precision."""
         stamp = None
-        path = Path(spec.weights).expanduser()
-        if spec.weights not in NAMED and path.is_file():
+        if spec.weights not in NAMED and (path := weights_path(spec.weights)).is_file():
             status = path.stat()
             stamp = (status.st_mtime_ns, status.st_size)
         shape = tuple(
@@ -246,6 +252,7 @@ class Engine:
                 shelf.move_to_end(key)
                 if shelf is self._cache:
                     self._hits += 1
+                    self._trim()
             return value
 
     def _load(
@@ -276,9 +283,7 @@ class Engine:
             outputs = self._forward(image, model, precision or self.precision)
         with self._lock:
             self._cache[key] = outputs
-            # Outputs grow while candidates are derived from them, so all are weighed again.
-            while self._cache and self._cached_bytes() > self.cache_bytes:
-                self._cache.popitem(last=False)
+            self._trim()
         return outputs
 
     def _forward(self, image: Image, model: RetinaNet, precision: Precision) -> Outputs:
@@ -331,6 +336,14 @@ class Engine:
             torch.cuda.empty_cache()
         elif self.device.type == "mps":
             torch.mps.empty_cache()
+
+    def _trim(self) -> None:
+        """Back within the bytes; outputs grow while candidates are derived from them."""
+        for key, outputs in list(self._cache.items()):
+            if outputs.nbytes > self.cache_bytes:  # would drive out all others and not fit even so
+                del self._cache[key]
+        while self._cached_bytes() > self.cache_bytes:
+            self._cache.popitem(last=False)
 
     def _cached_bytes(self) -> int:
         return sum(outputs.nbytes for outputs in self._cache.values())

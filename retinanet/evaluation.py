@@ -11,11 +11,10 @@ import numpy as np
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from retinanet.coco import CocoDataset
+from retinanet.coco import CocoDataset, ground_truth, open_photo
 from retinanet.config import PostprocessConfig
 from retinanet.detection import detect
 from retinanet.export import to_coco_results
-from retinanet.images import load_image
 from retinanet.model import RetinaNet
 
 METRICS = ("AP", "AP50", "AP75", "AP_small", "AP_medium", "AP_large")
@@ -37,10 +36,14 @@ def coco_results(
         dataset: its photos are read from their files, one at a time.
         config: post-processing.
         progress: called with (photos done, photos in all).
+
+    Raises:
+        DatasetError: a photo has not the size that the data set says.
+        ImageError: a photo cannot be decoded.
     """
     results = []
     for done, photo in enumerate(dataset.photos, start=1):
-        outputs = model(load_image(photo.path))
+        outputs = model(open_photo(photo))
         results += to_coco_results(detect(outputs, config), outputs, photo.image_id)
         if progress:
             progress(done, len(dataset.photos))
@@ -48,14 +51,16 @@ def coco_results(
 
 
 def score(dataset: CocoDataset, results: list[dict[str, Any]]) -> dict[str, Any]:
-    """AP of results against a data set's own annotations.
+    """AP of results against a data set's own annotations, cleaned as `ground_truth` says.
 
     Returns:
         `METRICS` -> value in [0, 1], nan where nothing can be measured; "AP50_per_class" ->
         {name: AP50}, for the classes that occur.
     """
     with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints its progress
-        truth = COCO(str(dataset.annotation_file))
+        truth = COCO()
+        truth.dataset = ground_truth(dataset)
+        truth.createIndex()
         image_ids = [photo.image_id for photo in dataset.photos]
         if not results:
             return dict.fromkeys(METRICS, 0.0) | {"AP50_per_class": {}}

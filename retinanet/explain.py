@@ -7,6 +7,7 @@ And the values of each knob, moved alone, at which it would be a detection. They
 from __future__ import annotations
 
 import math
+import operator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,7 +15,8 @@ import torch
 from torch import Tensor
 
 from retinanet.anchors import ANCHOR_SIZES, ASPECT_RATIOS, NUM_ANCHORS
-from retinanet.candidates import CUT, FATES, candidates_of, decode
+from retinanet.box_coder import decode
+from retinanet.candidates import CUT, FATES, candidates_of
 from retinanet.images import resize_boxes
 from retinanet.nms import coordinate_trick_limit, pairwise_iou
 from retinanet.survival import (
@@ -42,8 +44,11 @@ def explain(trace: DetectionTrace, index: int) -> dict[str, Any]:
     candidates come before it), and "survives_nms", the same without the limit on detections.
     A "to" of None means no end. Thresholds on the score are rounded to float32, as torchvision
     does. "known_up_to" is not None where more pairs of a level than are prepared could matter.
+    Among equal scores the order is the trace's own; torchvision may order them anew at another
+    setting.
     """
     table = trace.candidates
+    index = operator.index(index)  # a NumPy or tensor integer is no JSON
     if not 0 <= index < len(table):
         raise IndexError(f"There is no candidate {index}: the trace lists {len(table)}.")
     outputs = trace.outputs

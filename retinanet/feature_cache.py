@@ -42,15 +42,18 @@ class FeatureCache:
 
     Args:
         folder: made when missing. One folder belongs to one set of weights, sizes and seed.
+        stored_as: the file name, without its ending, for a key. The files hold targets as well,
+            so it must change with the photo and its labels.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, stored_as: Callable[[str], str]) -> None:
         self.folder = folder
+        self.stored_as = stored_as
         folder.mkdir(parents=True, exist_ok=True)
 
     def path(self, key: str) -> Path:
         """The file of a view."""
-        return self.folder / f"{key}.safetensors"
+        return self.folder / f"{self.stored_as(key)}.safetensors"
 
     @torch.no_grad()
     def fill(

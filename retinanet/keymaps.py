@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
+from retinanet.anchors import NUM_ANCHORS
 from retinanet.config import ConfigError, ModelConfig
 
 if TYPE_CHECKING:
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
 
 StateDict = Mapping[str, Tensor]
 
-ANCHORS_PER_LOCATION = 9
 ARCHITECTURE_FIELDS: tuple[str, ...] = ("depth", "num_classes", "num_convs", "variant")
 """The settings that decide names and shapes, so that a file either has them or does not fit."""
 
@@ -118,16 +118,16 @@ def infer_config(state_dict: StateDict) -> ModelConfig:
             raise CheckpointError(f"it is no RetinaNet: it has no usable {name}")
     boxes = len(state_dict[BBOX_REG])
     rows = len(state_dict[CLS_LOGITS])
-    if boxes != 4 * ANCHORS_PER_LOCATION or rows % ANCHORS_PER_LOCATION:
+    if boxes != 4 * NUM_ANCHORS or rows % NUM_ANCHORS:
         raise CheckpointError(
             f"it is for another set of anchors: {boxes / 4:g} per location, where this model has "
-            f"{ANCHORS_PER_LOCATION}"
+            f"{NUM_ANCHORS}"
         )
     convs = {int(match[1]) for name in state_dict if (match := _SUBNET_CONV.fullmatch(name))}
     try:
         return ModelConfig(
             depth=_infer_depth(state_dict),
-            num_classes=rows // ANCHORS_PER_LOCATION,
+            num_classes=rows // NUM_ANCHORS,
             num_convs=len(convs),
             variant="v2" if "head.classification_head.conv.0.1.weight" in state_dict else "v1",
         )

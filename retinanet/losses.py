@@ -12,14 +12,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 from torch.nn.functional import l1_loss
-from torchvision.models.detection._utils import BoxCoder
 from torchvision.ops import generalized_box_iou_loss, sigmoid_focal_loss
 
 from retinanet.assignment import IGNORED, AssignmentTrace
+from retinanet.box_coder import BOX_CODER
 from retinanet.config import LossConfig, Variant
 from retinanet.types import LEVELS, Outputs
-
-BOX_CODER = BoxCoder(weights=(1.0, 1.0, 1.0, 1.0))
 
 
 @dataclass(frozen=True, eq=False)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from retinanet.anchors import grid_anchors
 from retinanet.backbone import FPN_CHANNELS, Backbone
-from retinanet.config import ModelConfig, PostprocessConfig
+from retinanet.config import ConfigError, ModelConfig, PostprocessConfig
 from retinanet.head import Head
 from retinanet.images import batch_images, normalize, resize, to_tensor
 from retinanet.types import LEVELS, Image, Outputs
@@ -52,8 +52,12 @@ class RetinaNet(nn.Module):
 
     Args:
         config: shape and input size.
-        categories: class names by label index, None where a label has no class.
-        category_ids: the data set's id by label index.
+        categories: class names by label index, None where a label has no class; all None when
+            none are given.
+        category_ids: the data set's id by label index; the indices when none are given.
+
+    Raises:
+        ConfigError: the names or the ids are not one per class.
     """
 
     def __init__(
@@ -64,8 +68,15 @@ class RetinaNet(nn.Module):
     ) -> None:
         super().__init__()
         self.config = config or ModelConfig()
-        self.categories = tuple(categories)
-        self.category_ids = tuple(category_ids)
+        classes = self.config.num_classes
+        self.categories = tuple(categories) or (None,) * classes
+        self.category_ids = tuple(category_ids) or tuple(range(classes))
+        for name in ("categories", "category_ids"):
+            if len(getattr(self, name)) != classes:
+                raise ConfigError(
+                    f"A RetinaNet with num_classes={classes} was given "
+                    f"{len(getattr(self, name))} {name}; it needs one per class."
+                )
         self.name = "unnamed"
         self.card: dict = {}
         self.recommended: PostprocessConfig | None = None

@@ -6,12 +6,11 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
-import random
+import pickle
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -22,14 +21,13 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from retinanet.assignment import ignore_background_in, match_anchors
-from retinanet.augment import View, make_view
 from retinanet.coco import CocoDataset, Target
 from retinanet.config import ConfigError, LossConfig, MatcherConfig
-from retinanet.feature_cache import CachedView, FeatureCache
-from retinanet.images import batch_images
+from retinanet.keymaps import diagnose_mismatch
 from retinanet.losses import image_losses
 from retinanet.model import RawOutputs, RetinaNet
-from retinanet.types import LEVELS, STAGES
+from retinanet.types import LEVELS
+from retinanet.views import Batch, Views
 
 
 @dataclass(frozen=True)
@@ -95,6 +93,11 @@ class TrainConfig:
                 raise ConfigError(f"TrainConfig: {name} must be {' or '.join(choices)}.")
         if not 0 < self.lr < math.inf or not 0 <= self.ema_decay < 1:
             raise ConfigError("TrainConfig: lr must be above 0 and ema_decay in [0, 1).")
+        for name in ("warmup_steps", "cache_views", "weight_decay"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ConfigError(f"TrainConfig: {name} must be 0 or more.")
+        if not 0 <= self.momentum < 1 or not self.clip_grad_norm > 0:
+            raise ConfigError("TrainConfig: momentum must be in [0, 1), clip_grad_norm above 0.")
         low, high = self.scale_jitter
         if not 0 < low <= 1 <= high:
             raise ConfigError("TrainConfig: scale_jitter must enclose 1, for example 0.7 1.6.")
@@ -125,6 +128,19 @@ class Progress:
     eta_seconds: float
 
 
+# What PyTorch raises on a file that it did not write, or on a state that is another model's.
+_DAMAGE = (
+    OSError,
+    EOFError,
+    RuntimeError,
+    ValueError,
+    KeyError,
+    TypeError,
+    AttributeError,
+    pickle.UnpicklingError,
+)
+
+
 class TrainingError(RuntimeError):
     """Training cannot go on; the message is a sentence that says why and what to do."""
 
@@ -150,118 +166,6 @@ def build_optimizer(model: RetinaNet, config: TrainConfig) -> torch.optim.Optimi
     if config.optimizer == "sgd":
         return torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum)
     return torch.optim.AdamW(groups, lr=config.lr)
-
-
-@dataclass(frozen=True, eq=False)
-class Batch:
-    """One step's data: padded images, or what the frozen ResNet said about them."""
-
-    images: Tensor | None
-    stages: dict[str, Tensor] | None
-    padded_size: tuple[int, int]
-    targets: list[Target]
-
-
-class Views:
-    """The views of a data set by key, computed or read from a cache, and their order.
-
-    Args:
-        dataset: the training photos.
-        model: gives the input size, and the frozen ResNet where views are cached.
-        config: jitter, repeats, cache and seed.
-        cache_folder: where stored answers go, in a folder of their own for each set of weights
-            and settings; used when `config.cache_views` is not 0.
-    """
-
-    def __init__(
-        self,
-        dataset: CocoDataset,
-        model: RetinaNet,
-        config: TrainConfig,
-        cache_folder: Path,
-    ) -> None:
-        self.photos = {photo.image_id: photo for photo in dataset.photos}
-        self.model_config = model.config
-        self.config = config
-        self.cache: FeatureCache | None = None
-        if config.cache_views:
-            if model.config.frozen_stages != 4:
-                raise ConfigError("cache_views needs frozen_stages 4: a ResNet that never trains.")
-            self.cache = FeatureCache(cache_folder / self._fingerprint(model))
-
-    def _fingerprint(self, model: RetinaNet) -> str:
-        """A name for everything that the stored answers depend on, but the photos."""
-        digest = hashlib.sha256()
-        for name, tensor in model.backbone.body.state_dict().items():
-            digest.update(name.encode() + tensor.cpu().numpy().tobytes())
-        sizes = (self.model_config.min_size, self.model_config.max_size)
-        digest.update(repr((sizes, self.config.scale_jitter, self.config.seed)).encode())
-        return digest.hexdigest()[:16]
-
-    def make(self, key: str) -> View:
-        """The view of a key, "<image id>-<number>"."""
-        image_id, number = key.rsplit("-", 1)
-        return make_view(
-            self.photos[int(image_id)],
-            int(number),
-            min_size=self.model_config.min_size,
-            max_size=self.model_config.max_size,
-            scale_jitter=self.config.scale_jitter,
-            seed=self.config.seed,
-        )
-
-    def fill_cache(self, model: RetinaNet, progress: Callable[[int, int], None]) -> None:
-        """Run the frozen ResNet on every view that the cache lacks; nothing without a cache."""
-        if self.cache is None:
-            return
-        keys = [f"{image}-{v}" for v in range(self.config.cache_views) for image in self.photos]
-        self.cache.fill(model.backbone.eval(), keys, self.make, progress)
-
-    def _shape(self, key: str) -> tuple[int, int]:
-        """What a batch must agree on: the padded size in a cache, else the orientation."""
-        if self.cache is not None:
-            return self.cache.padded_size(key)
-        photo = self.photos[int(key.rsplit("-", 1)[0])]
-        return int(photo.width >= photo.height), 0
-
-    def batches(self) -> Iterator[list[str]]:
-        """Batches of keys, epoch after epoch without end; the same for the same seed."""
-        epoch = 0
-        shapes: dict[str, tuple[int, int]] = {}
-        while True:
-            number = epoch % self.config.cache_views if self.config.cache_views else epoch
-            order = random.Random(f"{self.config.seed}/{epoch}")  # noqa: S311
-            buckets: dict[tuple[int, int], list[str]] = {}
-            epoch_batches = []
-            keys = [
-                f"{image_id}-{number}"
-                for image_id, photo in self.photos.items()
-                for _ in range(1 if photo.machine_labelled else self.config.repeat_true)
-            ]
-            order.shuffle(keys)
-            for key in keys:
-                if key not in shapes:
-                    shapes[key] = self._shape(key)
-                bucket = buckets.setdefault(shapes[key], [])
-                bucket.append(key)
-                if len(bucket) == self.config.batch_size:
-                    epoch_batches.append(bucket.copy())
-                    bucket.clear()
-            epoch_batches += [bucket for bucket in buckets.values() if bucket]
-            order.shuffle(epoch_batches)
-            yield from epoch_batches
-            epoch += 1
-
-    def load(self, keys: list[str]) -> Batch:
-        """The data of a batch."""
-        if self.cache is None:
-            views = [self.make(key) for key in keys]
-            images = batch_images([view.image for view in views])
-            targets = [view.target for view in views]
-            return Batch(images, None, tuple(images.shape[-2:]), targets)
-        cached: list[CachedView] = [self.cache.read(key) for key in keys]
-        stages = {name: torch.stack([view.stages[name] for view in cached]) for name in STAGES}
-        return Batch(None, stages, cached[0].padded_size, [view.target for view in cached])
 
 
 def run_batch(model: RetinaNet, batch: Batch, levels: Sequence[str] = LEVELS) -> RawOutputs:
@@ -322,7 +226,8 @@ def train(
 
     Args:
         model: on its device; `frozen_stages` of its config decides what trains.
-        dataset: its categories must be the model's.
+        dataset: its categories must be the model's, by id; a model without class names gets the
+            data set's names and ids.
         config: how.
         run_folder: for the checkpoint and the feature cache; made when missing.
         resume: go on from the checkpoint in `run_folder` when there is one.
@@ -336,8 +241,12 @@ def train(
         The model to use, in eval mode: the average of the weights where `ema_decay` is set.
 
     Raises:
-        TrainingError: the loss is no longer a finite number.
+        TrainingError: the model is for other categories, the checkpoint in `run_folder` does not
+            fit, or the loss is no longer a finite number.
+        DatasetError, ImageError: a photo cannot be used.
+        OSError: `run_folder` cannot be written.
     """
+    _take_categories(model, dataset)
     torch.manual_seed(config.seed)
     run_folder.mkdir(parents=True, exist_ok=True)
     views = Views(dataset, model, config, run_folder / "features")
@@ -376,6 +285,23 @@ def train(
         if stopped:
             break
     return (average.module if average else model).eval()
+
+
+def _take_categories(model: RetinaNet, dataset: CocoDataset) -> None:
+    """Give the model the data set's class names, unless it is a model of other categories."""
+    count = model.config.num_classes
+    if count != len(dataset.categories):
+        raise TrainingError(
+            f"The model has {count} classes and the data set {len(dataset.categories)} categories; "
+            "build a model with as many classes."
+        )
+    nameless = not any(model.categories) and model.category_ids in ((), tuple(range(count)))
+    if not nameless and model.category_ids != dataset.category_ids:
+        raise TrainingError(
+            "The model's category ids are not the data set's, so its classes would learn other "
+            "things than their names say; give the data set the same ids, or start from a backbone."
+        )
+    model.categories, model.category_ids = dataset.categories, dataset.category_ids
 
 
 def _average(model: RetinaNet, config: TrainConfig) -> AveragedModel | None:
@@ -436,12 +362,40 @@ def _restore(
     optimizer: torch.optim.Optimizer,
     average: AveragedModel | None,
 ) -> int:
-    """Load a checkpoint; the number of steps done, 0 when there is none."""
+    """Load a checkpoint; the number of steps done, 0 when there is none.
+
+    Raises:
+        TrainingError: it is damaged, or of a run with another model or optimiser.
+    """
     if not path.exists():
         return 0
-    state = torch.load(path, map_location=model.device, weights_only=True)
-    model.load_state_dict(state["model"])
-    optimizer.load_state_dict(state["optimizer"])
-    if average is not None and state["average"] is not None:
-        average.load_state_dict(state["average"])
-    return int(state["step"])
+    try:
+        state = torch.load(path, map_location=model.device, weights_only=True)
+        weights, optimizer_state, step = state["model"], state["optimizer"], int(state["step"])
+        averages = state["average"]
+        fault = diagnose_mismatch(weights, model)
+    except _DAMAGE as error:
+        raise TrainingError(
+            f"{path} is damaged or was made by another program; remove it, or do not resume."
+        ) from error
+    if fault:
+        raise TrainingError(f"{path} does not fit the model that is to be trained: {fault}.")
+    try:
+        _check_optimizer(optimizer_state, optimizer)
+        model.load_state_dict(weights)
+        optimizer.load_state_dict(optimizer_state)
+        if average is not None and averages is not None:
+            average.load_state_dict(averages)
+    except _DAMAGE as error:
+        raise TrainingError(
+            f"{path} is of a run with other settings (optimizer, frozen_stages); resume with the "
+            "settings that it was begun with."
+        ) from error
+    return step
+
+
+def _check_optimizer(state: dict[str, Any], optimizer: torch.optim.Optimizer) -> None:
+    """Refuse another optimiser's state, which PyTorch would load and then miss values in."""
+    for stored, group in zip(state["param_groups"], optimizer.param_groups, strict=True):
+        if ("momentum" in stored) != ("momentum" in group):
+            raise ValueError("the state of another optimiser")

@@ -7,8 +7,10 @@ Boxes are `[x1, y1, x2, y2]`.
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -81,7 +83,28 @@ class Outputs:
     categories: tuple[str | None, ...] = ()
     category_ids: tuple[int, ...] = ()
     image_id: str = ""
-    _memo: dict = field(default_factory=dict, repr=False)  # what is derived once, e.g. candidates
+    # What is derived from the tensors once, and who may derive it. It belongs to this very object:
+    # copies (`dataclasses.replace`, pickle, `copy`) may differ in what it was made from.
+    _memo: dict[str, Any] = field(default_factory=dict, init=False, repr=False)
+    _deriving: threading.Lock = field(default_factory=threading.Lock, init=False, repr=False)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {k: v for k, v in self.__dict__.items() if k not in ("_memo", "_deriving")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state, _memo={}, _deriving=threading.Lock())
+
+    def derived(self, key: str, make: Callable[[Outputs], Any]) -> Any:
+        """What `make` gives for these outputs: made at the first call, then kept with them.
+
+        Only callers for these very outputs wait while it is made. What has `nbytes` is counted in
+        `Outputs.nbytes`.
+        """
+        if key not in self._memo:
+            with self._deriving:
+                if key not in self._memo:
+                    self._memo[key] = make(self)
+        return self._memo[key]
 
     @property
     def anchors_per_level(self) -> list[int]:

@@ -47,7 +47,7 @@ def read_weights(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         CheckpointError: the file is missing, empty, too big, truncated, of another kind, would run
             code, or holds a tensor that is not finite.
     """
-    path = Path(path)
+    path = weights_path(path)
     _check_file(path)
     if path.suffix == ".safetensors":
         found, metadata = _read_safetensors(path)
@@ -59,10 +59,31 @@ def read_weights(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     return _checked_values(tensors, path.name), metadata
 
 
+def weights_path(name: str | Path) -> Path:
+    """The path that a person wrote, "~" resolved, whether or not there is such a file.
+
+    Raises:
+        CheckpointError: no file can have this name, or the way to it is closed.
+    """
+    if not str(name):
+        raise CheckpointError("The name of the weights is empty; name weights or a file of them.")
+    try:
+        path = Path(name).expanduser()
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return path  # what a missing file means is the caller's to say
+    except (OSError, ValueError, RuntimeError) as error:  # too long, a NUL, nobody's home, ...
+        shown = str(name) if len(str(name)) <= 80 else f"{str(name)[:60]}...{str(name)[-17:]}"
+        raise CheckpointError(
+            f"{shown!r} cannot be opened as a file of weights; check the path and its permissions."
+        ) from error
+    return path
+
+
 def _check_file(path: Path) -> None:
     if path.suffix not in SUFFIXES:
         raise CheckpointError(
-            f"{path.name} is no checkpoint: its name must end in .pth, .pt or .safetensors."
+            f"{path.name or path} is no checkpoint: its name must end in .pth, .pt or .safetensors."
         )
     if path.is_dir():
         raise CheckpointError(f"{path.name} is a folder; name the file of weights inside it.")
@@ -199,7 +220,7 @@ def write_safetensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str
     Raises:
         CheckpointError: the folder is missing or cannot be written.
     """
-    unfinished = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
+    unfinished = path.with_name(f".{uuid.uuid4().hex}.part")  # short, as names have a limit
     try:
         unfinished.write_bytes(save(tensors, metadata))
         os.replace(unfinished, path)  # noqa: PTH105

@@ -2,32 +2,37 @@
 
 from __future__ import annotations
 
-import io
 import json
-import re
-import struct
+import os
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import PIL.Image
 import pytest
-from streamlit.testing.v1 import AppTest
 
-from pages._shared import batch, engine, explore, stored, takehome
-from pages._shared.engine import Jobs
+from pages._shared import engine, stored, takehome
 from pages._shared.gallery import Picture
 from pages._shared.setup import PAGES
 from retinanet import checkpoints
-from retinanet.checkpoints import CheckpointError
 from retinanet.config import PostprocessConfig
 from retinanet.engine import ModelSpec
 from retinanet.figures.boxes import find_row, pack_boxes
 from retinanet.samples import SAMPLES, load_sample
+from tests.apptest import (
+    ALL_BOXES,
+    ROOT,
+    canvas,
+    component,
+    ledger,
+    open_app,
+    widget,
+    words,
+)
 
-ROOT = Path(__file__).parent.parent
 PAGE_PATHS = ["app.py", *(page.path for page in PAGES)]
-SMALL = {"weights": "random", "depth": "18", "min_size": "64", "max_size": "96"}
-ALL_BOXES = {**SMALL, "score_thresh": "0.0", "detections_per_img": "20"}
 
 pytestmark = pytest.mark.skipif(
     not checkpoints.EMBEDDED_PATH.is_file(), reason="the embedded weights are not built yet"
@@ -38,61 +43,6 @@ pytestmark = pytest.mark.skipif(
 def _wait_for_the_network(monkeypatch):
     """AppTest has no browser that asks again, so a page waits for its answer here."""
     monkeypatch.setattr(engine, "FIRST_LOOK_SECONDS", 120)
-
-
-def open_app(path: str = "pages/detect.py", **query: str) -> AppTest:
-    app = AppTest.from_file(str(ROOT / path), default_timeout=120)
-    for name, value in query.items():
-        app.query_params[name] = value
-    app.run()
-    assert not app.exception
-    return app
-
-
-def component(app: AppTest, name: str) -> bytes:
-    """The data of a mounted component."""
-    found = [
-        element.proto
-        for element in app.get("bidi_component")
-        if element.proto.component_name == f"retinanet_{name}"
-    ]
-    assert len(found) == 1, f"{name}: {len(found)}"
-    return found[0].bytes
-
-
-def header(packed: bytes) -> dict:
-    (length,) = struct.unpack_from("<I", packed)
-    return json.loads(packed[4 : 4 + length])
-
-
-def canvas(app: AppTest) -> dict:
-    return header(component(app, "canvas"))
-
-
-def widget(app: AppTest, kind: str, key: str):
-    return next(one for one in getattr(app, kind) if one.key == key)
-
-
-def ledger(app: AppTest) -> str:
-    return next(one.value for one in app.get("html") if "rn-ledger" in str(one.value))
-
-
-def words(app: AppTest) -> str:
-    blocks = (app.markdown, app.warning, app.error, app.caption, app.info)
-    return "\n".join(element.value for block in blocks for element in block)
-
-
-def jpeg(color: str = "red", size: tuple[int, int] = (64, 48)) -> bytes:
-    target = io.BytesIO()
-    PIL.Image.new("RGB", size, color).save(target, "JPEG")
-    return target.getvalue()
-
-
-def upload(app: AppTest, *files: tuple[str, bytes]) -> None:
-    uploader = next(one for one in app.file_uploader if one.key.startswith("uploader_"))
-    uploader.set_value([(name, data, "image/jpeg") for name, data in files])
-    app.run()
-    assert not app.exception
 
 
 # ------------------------------------------------------------------ pages and links
@@ -153,7 +103,7 @@ def test_a_link_restores_sample_model_and_knobs():
         "--variant v2",
         "--num-convs 2",
         "--min-size 64",
-        "--max-size 96",
+        "--max-size 128",
         "--score-thresh 0.0",
         "--nms-thresh 0.4",
         "--topk-candidates 50",
@@ -297,7 +247,7 @@ def test_sizes_the_wrong_way_round_give_a_sentence():
     ("tab", "sign"),
     [
         ("Ledger", "pairs = "),
-        ("Take home", "detections of"),
+        ("Take home", "boxes in its own pixels"),
         ("Reproduce", "Either gives the boxes"),
         ("Why this box", "Click a box"),
     ],
@@ -338,7 +288,7 @@ def test_a_selected_box_that_drops_out_still_has_its_life_told():
 def test_find_row_finds_every_kept_pair_and_refuses_the_rest():
     trace = engine.get_engine().detect(
         load_sample("coffee"),
-        ModelSpec("random", depth=18, min_size=64, max_size=96),
+        ModelSpec("random", depth=18, min_size=64, max_size=128),
         PostprocessConfig(score_thresh=0.0, detections_per_img=30),
     )
     pairs = stored.result_from_trace(trace).table.pairs.tolist()
@@ -350,7 +300,7 @@ def test_find_row_finds_every_kept_pair_and_refuses_the_rest():
 def test_the_canvas_gets_what_the_core_says():
     app = open_app(**ALL_BOXES)
     spec = ModelSpec(
-        "random", depth=18, num_convs=4, variant="v1", min_size=64, max_size=96, precision="fp32"
+        "random", depth=18, num_convs=4, variant="v1", min_size=64, max_size=128, precision="fp32"
     )
     config = PostprocessConfig(0.0, stored.START.nms_thresh, stored.START.topk_candidates, 20)
     image = load_sample(SAMPLES[0].key)
@@ -366,7 +316,7 @@ def test_the_canvas_gets_what_the_core_says():
 
 
 def test_the_python_that_is_shown_gives_the_same_boxes():
-    spec = ModelSpec("random", depth=18, min_size=64, max_size=96)
+    spec = ModelSpec("random", depth=18, min_size=64, max_size=128)
     config = PostprocessConfig(score_thresh=0.0, detections_per_img=7)
     picture = Picture("coffee", load_sample("coffee"), "Coffee", is_sample=True)
     code = takehome.python_code(spec, picture, config).replace("print(", "shown = (")
@@ -377,140 +327,19 @@ def test_the_python_that_is_shown_gives_the_same_boxes():
     np.testing.assert_array_equal(names["trace"].scores.numpy(), expected.scores.numpy())
 
 
-# ------------------------------------------------------------------ uploads and batches
-
-
-def test_upload_opens_the_photo_and_survives_a_page_switch():
-    app = open_app("app.py", **ALL_BOXES)
-    upload(app, ("street.jpg", jpeg()))
-    assert canvas(app)["title"] == "street.jpg"
-    app.switch_page("pages/model.py").run()
-    app.switch_page("pages/detect.py").run()
-    assert canvas(app)["title"] == "street.jpg"
-
-
-@pytest.mark.parametrize(
-    "data", [b"", b"not a picture", jpeg()[:60]], ids=["empty", "text", "truncated"]
-)
-def test_a_bad_upload_gives_one_sentence_and_keeps_the_state(data):
-    app = open_app(**{**ALL_BOXES, "nms_thresh": "0.4"})
-    upload(app, ("good.jpg", jpeg()))
-    before = canvas(app)["stamp"]
-    upload(app, ("bad_*one*.jpg", data))
-    assert len(app.warning) == 1 and "bad\\_\\*one\\*" in app.warning[0].value
-    assert canvas(app)["stamp"] == before
-    next(one for one in app.button if one.label == "Dismiss").click().run()
-    assert not app.warning
-
-
-def test_one_bad_file_among_many_loses_nothing():
-    app = open_app(**ALL_BOXES)
-    upload(app, ("a.jpg", jpeg("red")), ("b.jpg", b"junk"), ("c.jpg", jpeg("blue")))
-    assert len(app.warning) == 1
-    assert [one.name for one in app.session_state["uploads"].values()] == ["a.jpg", "c.jpg"]
-
-
-def test_a_batch_gives_a_contact_sheet_and_files():
-    app = open_app(**ALL_BOXES)
-    upload(app, *((f"{color}.jpg", jpeg(color)) for color in ("red", "green", "blue")))
-    run: batch.Batch = app.session_state["batch"]
-    run.wait(60)
-    app.run()
-    assert run.done == 3 and not run.faults
-    sheet = [
-        element.proto
-        for element in app.get("bidi_component")
-        if element.proto.component_name == "retinanet_sheet"
-    ]
-    items = header(sheet[-1].bytes)["items"]
-    assert [item["title"] for item in items] == ["red.jpg", "green.jpg", "blue.jpg"]
-    assert all(len(item["boxes"]) == 20 for item in items)
-    widget(app, "button", "remove_one").click().run()
-    assert len(app.session_state["uploads"]) == 2
-
-
-def test_a_batch_can_be_stopped():
-    images = [load_sample(sample.key) for sample in SAMPLES]
-    spec = ModelSpec("random", depth=18, min_size=64, max_size=96)
-    run = batch.Batch(images, spec, PostprocessConfig())
-    run.cancel()
-    run.start()
-    run.wait(60)
-    assert run.cancelled and not run.running and run.done < len(images)
-
-
-def test_batch_files_hold_every_picture():
-    spec = ModelSpec("random", depth=18, min_size=64, max_size=96)
-    config = PostprocessConfig(score_thresh=0.0, detections_per_img=3)
-    entries = []
-    for key in ("coffee", "cat"):
-        image = load_sample(key)
-        trace = engine.get_engine().detect(image, spec, config)
-        entries.append((f"{key}.png", image, stored.result_from_trace(trace).table))
-    results = json.loads(takehome.coco_json(entries))
-    assert [one["image_id"] for one in results] == [1, 1, 1, 2, 2, 2]
-    assert len(takehome.csv_table(entries).strip().splitlines()) == 7
-    png = PIL.Image.open(io.BytesIO(takehome.annotated_png(entries[0])))
-    assert png.size == load_sample("coffee").size
-    assert takehome.annotated_zip(entries)[:2] == b"PK"
-
-
-@pytest.mark.parametrize(
-    ("name", "stem"), [("../../etc/passwd.png", "etc_passwd"), ("Ünï.jpg", "n"), ("...", "picture")]
-)
-def test_file_names_from_strangers_are_made_harmless(name, stem):
-    assert takehome.file_stem(name) == stem
-    assert re.fullmatch(r"[A-Za-z0-9_-]+", takehome.file_stem(name))
-
-
-# ------------------------------------------------------------------ weights that cannot be had
-
-
-def test_without_a_network_the_app_goes_on_with_the_embedded_model(monkeypatch):
-    def refuse(name, *_):
-        raise CheckpointError("The weights could not be downloaded: put the file there by hand.")
-
-    monkeypatch.setattr(checkpoints, "_open_official", refuse)
-    app = open_app(weights="coco-v2")
-    assert "could not be downloaded" in app.error[0].value
-    assert "The embedded model answers meanwhile." in words(app)
-    assert canvas(app)["count"] == canvas(open_app())["count"]
-    engine.try_again(ModelSpec("coco-v2", precision="fp32"), "")
-
-
-def test_an_unsafe_checkpoint_gives_one_sentence(tmp_path):
-    import pickle
-
-    class Bomb:
-        def __reduce__(self):
-            return (print, ("ran",))
-
-    app = open_app(weights="upload")
-    uploader = next(one for one in app.file_uploader if one.key == "checkpoint")
-    bomb = pickle.dumps({"model": Bomb()})
-    uploader.set_value(("evil.pth", bomb, "application/octet-stream"))
-    app.run()
-    assert not app.exception and len(app.error) == 1
-    assert canvas(app)["count"] == canvas(open_app())["count"]
-
-
-def test_jobs_tell_known_failures_and_raise_bugs():
-    jobs = Jobs()
-
-    def fail(error):
-        raise error
-
-    told = jobs.ask("known", lambda: fail(CheckpointError("No such file.")), "")
-    assert (told.state, told.sentence) == ("failed", "No such file.")
-    with pytest.raises(ZeroDivisionError):
-        jobs.ask("bug", lambda: fail(ZeroDivisionError()), "")
-    assert jobs.ask("fine", lambda: None, "").state == "ready"
-
-
-def test_no_page_imports_torch():
-    for path in [ROOT / "app.py", *(ROOT / "pages").rglob("*.py")]:
-        assert not re.search(r"^\s*(import|from) torch", path.read_text(), re.M), path
-
-
-def test_polling_is_not_left_on():
-    assert 0.1 <= explore.POLL_SECONDS <= 1.0
+@pytest.mark.skipif(shutil.which("bash") is None, reason="the shown line is for a POSIX shell")
+def test_the_command_line_that_is_shown_gives_the_same_boxes(tmp_path):
+    spec = ModelSpec("random", depth=18, min_size=64, max_size=128)
+    config = PostprocessConfig(score_thresh=0.0, detections_per_img=7)
+    picture = Picture("coffee", load_sample("coffee"), "Coffee", is_sample=True)
+    line = takehome.command_line(spec, picture, config)
+    paths = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+    environment = {**os.environ, "PYTHONPATH": paths}
+    folder = str(Path(sys.executable).parent)
+    environment["PATH"] = os.pathsep.join([folder, environment.get("PATH", "")])
+    subprocess.run(["bash", "-c", line], cwd=tmp_path, env=environment, check=True)
+    boxes = [one["bbox"] for one in json.loads((tmp_path / "boxes.json").read_text())]
+    trace = engine.get_engine().detect(picture.image, spec, config)
+    x1, y1, x2, y2 = trace.boxes.numpy().T
+    np.testing.assert_allclose(boxes, np.stack([x1, y1, x2 - x1, y2 - y1], 1), atol=0.01)
+    assert PIL.Image.open(tmp_path / "boxes.png").size == picture.image.size

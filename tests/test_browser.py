@@ -233,7 +233,6 @@ def test_a_batch_becomes_a_contact_sheet_that_opens_its_photos(page, address):
     upload(page, ("red.jpg", jpeg("red")), ("bad.jpg", b"?"), ("blue.jpg", jpeg("blue")))
     page.locator(".st-key-save_batch_zip button").wait_for(timeout=120_000)
     assert "bad.jpg" in page.locator(".st-key-notices").inner_text()
-    blue = page.get_by_role("button", name="blue.jpg")
-    blue.click()
+    page.get_by_role("button", name="blue.jpg").click()
     page.locator(f'{STAGE}[aria-label^="blue.jpg"]').wait_for()
-    assert blue.get_attribute("aria-pressed") == "true"
+    page.get_by_role("button", name="blue.jpg", pressed=True).wait_for()

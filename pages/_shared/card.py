@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 from collections.abc import Mapping
 from typing import Any
 
@@ -17,6 +18,8 @@ DEMONSTRATION = (
     "torchvision's official COCO weights."
 )
 POLL_SECONDS = 0.5
+LONG = 900
+"""Characters beyond which a part of the card, such as a loss curve, is folded away."""
 
 
 def show(spec: ModelSpec) -> None:
@@ -73,7 +76,7 @@ def _card(spec: ModelSpec) -> None:
         st.markdown("#### Network")
         named = [category for category in model.categories if category]
         facts = {**model.config.to_dict(), "named categories": len(named)}
-        st.markdown(_table(facts))
+        st.html(_table(facts))
         if named:
             with st.expander(f"The {len(named)} categories"):
                 st.markdown(state.plain(", ".join(named)))
@@ -81,23 +84,33 @@ def _card(spec: ModelSpec) -> None:
 
 def _entry(name: str, value: Any) -> None:
     """One part of the card: nested data as a table, a list as bullets, the rest as text."""
-    st.markdown(f"**{state.plain(name.replace('_', ' ').capitalize())}**")
+    title = state.plain(name.replace("_", " ").capitalize())
+    if isinstance(value, Mapping | list) and len(str(value)) > LONG:
+        with st.expander(title):
+            st.json(value)
+        return
+    st.markdown(f"**{title}**")
     if isinstance(value, Mapping):
-        st.markdown(_table(value))
-    elif isinstance(value, list | tuple):
+        st.html(_table(value))
+    elif isinstance(value, list):
         st.markdown("\n".join(f"- {state.plain(str(item))}" for item in value))
     else:
         st.markdown(state.plain(str(value)))
 
 
 def _table(values: Mapping[str, Any]) -> str:
-    rows = [f"| {state.plain(str(name))} | {_cell(value)} |" for name, value in values.items()]
-    return "\n".join(["| | |", "|---|---|", *rows])
+    rows = "".join(
+        f"<tr><td>{html.escape(str(name))}</td><td>{html.escape(_cell(value))}</td></tr>"
+        for name, value in values.items()
+    )
+    return f'<table class="rn-numbers">{rows}</table>'
 
 
 def _cell(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.4g}"
     if isinstance(value, Mapping):
-        return ", ".join(f"{state.plain(str(key))}: {_cell(one)}" for key, one in value.items())
-    return state.plain(str(value)).replace("\n", " ")
+        return ", ".join(f"{key}: {_cell(one)}" for key, one in value.items())
+    if isinstance(value, list):
+        return ", ".join(map(_cell, value))
+    return str(value)

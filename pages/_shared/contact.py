@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import streamlit as st
 
-from pages._shared import engine, gallery, state, takehome
+from pages._shared import engine, gallery, panels, state, takehome
 from pages._shared.batch import Batch
 from pages._shared.canvas import draw_sheet
-from pages._shared.stored import START
-from retinanet.config import PostprocessConfig
 from retinanet.engine import ModelSpec
 from retinanet.figures.pictures import SheetItem, pack_sheet
 
@@ -36,15 +34,9 @@ def show(spec: ModelSpec) -> None:
         _sheet(spec)
 
 
-def _settings() -> PostprocessConfig:
-    """The knobs as they stand; where they start before they have been drawn."""
-    start = START.to_dict()
-    return PostprocessConfig(**{name: st.session_state.get(name, start[name]) for name in start})
-
-
 def _begin(spec: ModelSpec) -> Batch:
     images = [gallery.image_of(upload) for upload in state.uploads().values()]
-    batch = Batch(images, spec, _settings())
+    batch = Batch(images, spec, panels.current_knobs())
     batch.start()
     st.session_state["batch"] = batch
     return batch
@@ -67,7 +59,7 @@ def _sheet(spec: ModelSpec) -> None:
     for upload in uploads.values():
         image = gallery.image_of(upload)
         table = batch.tables.get(image.id)
-        caption = "waiting" if table is None else f"{len(table)} boxes"
+        caption = "waiting" if table is None else takehome.counted(len(table), "detection")
         if image.id in batch.faults:
             caption = "failed"
         jpeg = gallery.thumbnail(image.id, image)
@@ -104,7 +96,7 @@ def _progress(batch: Batch, spec: ModelSpec) -> None:
             return
         stopped = " Stopped." if batch.cancelled else ""
         st.caption(f"{batch.done} of {total} done at {at}.{stopped}")
-        same = (batch.spec, batch.config) == (spec, _settings())
+        same = (batch.spec, batch.config) == (spec, panels.current_knobs())
         if not same or batch.done < total:
             st.button(
                 "Run all at the current settings", key="batch_again", on_click=_begin, args=(spec,)

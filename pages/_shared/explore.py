@@ -5,13 +5,13 @@ from __future__ import annotations
 import streamlit as st
 
 from pages._shared import contact, engine, life, panels, state, takehome
-from pages._shared.canvas import draw_canvas, send_photo
+from pages._shared.canvas import draw_canvas, follow_canvas, send_photo
 from pages._shared.gallery import Picture
 from pages._shared.stored import START, Result, first_example, result_from_trace
 from retinanet.config import PostprocessConfig
 from retinanet.detection import DetectionTrace, detect
 from retinanet.engine import ModelSpec
-from retinanet.figures.boxes import BoxTable, pack_boxes
+from retinanet.figures.boxes import BoxTable, pack_boxes, stamp_of
 from retinanet.figures.pictures import display_jpeg
 from retinanet.samples import SAMPLES
 from retinanet.types import Image
@@ -30,7 +30,9 @@ def show(spec: ModelSpec, picture: Picture) -> None:
     """The whole room below the gallery."""
     send_photo(picture.image.id, photo_for_canvas(picture.image.id, picture.image))
     spec, progress = _what_can_answer(spec, picture)
+    st.session_state.pop("redraw", None)  # this very run redraws the canvas
     _room(spec, picture, progress)
+    _details(spec, picture, progress)
     if progress.state == "working":
         _look_again(spec, picture)
     contact.show(spec)
@@ -74,10 +76,18 @@ def _room(spec: ModelSpec, picture: Picture, progress: engine.Progress) -> None:
     trace, result = _answer(spec, picture, progress, config)
     with canvas:
         _draw(picture, spec, progress, result, color_by)
-    with side:
-        if result is not None:
-            panels.ledger_brief(result)
-        life.sentence_panel(trace, state.picked())
+    with side, st.container(key="life"):
+        life.summary(result, trace, state.picked())
+
+
+@st.fragment
+def _details(spec: ModelSpec, picture: Picture, progress: engine.Progress) -> None:
+    """The tabs. A fragment of their own: the browser lays them out after it has drawn the boxes."""
+    if st.session_state.pop("redraw", False):
+        st.rerun()
+    follow_canvas(st.session_state["canvas_stamp"])
+    config = panels.current_knobs()
+    trace, result = _answer(spec, picture, progress, config)
     if result is not None:
         _tabs(spec, picture, config, trace, result)
 
@@ -116,6 +126,7 @@ def _draw(
         status=status,
         watermark="RANDOM WEIGHTS" if spec.weights == "random" else "",
     )
+    st.session_state["canvas_stamp"] = stamp_of(packed)
     draw_canvas(packed, state.pick)
 
 

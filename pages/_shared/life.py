@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import html
 import inspect
+from collections.abc import Mapping
 
 import streamlit as st
 
 from pages._shared import state
+from pages._shared.stored import Result
 from retinanet import candidates
 from retinanet.detection import DetectionTrace
 from retinanet.figures.boxes import find_row
+from retinanet.figures.ledger import FATE_WORDS
 from retinanet.figures.life import life_formula, life_numbers, life_sentence
+from retinanet.figures.palette import FATE_COLORS
 
 HOW_TO_PICK = "Click a box, a row of the table, or step with N and P on the picture."
 GONE = (
@@ -20,12 +24,24 @@ GONE = (
 )
 
 
-def sentence_panel(trace: DetectionTrace | None, pair: int) -> None:
-    """What the selected box is and why it is here, in a sentence or two."""
-    with st.container(border=True, key="life"):
-        st.markdown(f"**Why this box?** {state.plain(_sentence(trace, pair))}")
-        if pair >= 0:
-            st.button("Let go of the box", key="let_go", on_click=state.pick, args=(-1,))
+def summary(result: Result | None, trace: DetectionTrace | None, pair: int) -> None:
+    """The ledger in five aligned rows, then why the selected box is here, in a sentence or two.
+
+    One element: whatever stands beside the knobs is laid out again with each of their moves.
+    """
+    ledger = "" if result is None else _ledger_table(result.counts)
+    sentence = html.escape(_sentence(trace, pair))
+    st.html(f'{ledger}<p class="rn-why"><b>Why this box?</b> {sentence}</p>')
+
+
+def _ledger_table(counts: Mapping[str, int]) -> str:
+    rows = "".join(
+        f'<tr><td><span style="background:{FATE_COLORS[fate]}"></span>{words}</td>'
+        f"<td>{counts[fate]:,}</td></tr>"
+        for fate, words in FATE_WORDS.items()
+    )
+    total = f"<tr><td>all (anchor, class) pairs</td><td>{sum(counts.values()):,}</td></tr>"
+    return f'<table class="rn-ledger">{rows}{total}</table>'
 
 
 def _sentence(trace: DetectionTrace | None, pair: int) -> str:
@@ -43,6 +59,7 @@ def details_panel(trace: DetectionTrace | None, pair: int) -> None:
     if row is None:
         st.caption(_sentence(trace, pair))
         return
+    st.button("Let go of the box", key="let_go", on_click=_let_go)
     life = trace.explain(row)
     numbers, formula = st.columns(2, gap="medium", wrap=True)
     rows = "".join(
@@ -54,3 +71,8 @@ def details_panel(trace: DetectionTrace | None, pair: int) -> None:
         st.code(life_formula(life, trace.config), language=None, wrap_lines=True)
         with st.expander("The function that decodes the box"):
             st.code(inspect.getsource(candidates.decode), language="python", wrap_lines=True)
+
+
+def _let_go() -> None:
+    state.pick(-1)
+    state.redraw_canvas()

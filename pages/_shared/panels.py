@@ -13,8 +13,7 @@ from pages._shared.stored import START, Result
 from retinanet.config import PostprocessConfig
 from retinanet.detection import detect
 from retinanet.figures.boxes import BoxTable
-from retinanet.figures.ledger import FATE_WORDS, funnel, ledger_rows, ledger_sentence
-from retinanet.figures.palette import FATE_COLORS
+from retinanet.figures.ledger import funnel, ledger_rows, ledger_sentence
 from retinanet.types import LEVELS
 
 _PIXELS = st.column_config.NumberColumn(format="%.1f", width="small")
@@ -39,12 +38,16 @@ def detections_table(table: BoxTable) -> None:
         index=pd.RangeIndex(1, len(table) + 1, name="#"),
     )
     row = table.row_of(state.picked())
+    shown = [] if row is None else [row]
     # The row follows the canvas: the selection is set before the table is drawn.
-    st.session_state["table"] = {"selection": {"rows": [] if row is None else [row]}}
+    st.session_state["table"] = {"selection": {"rows": shown}}
 
     def row_chosen() -> None:
         rows = st.session_state["table"]["selection"]["rows"]
+        if rows == shown:  # Streamlit also calls this for the selection that was set above
+            return
         state.pick(int(table.pairs[rows[0]]) if rows else -1)
+        state.redraw_canvas()
 
     st.dataframe(
         frame,
@@ -59,17 +62,6 @@ def detections_table(table: BoxTable) -> None:
             **dict.fromkeys(("x1, px", "y1, px", "width, px", "height, px"), _PIXELS),
         },
     )
-
-
-def ledger_brief(result: Result) -> None:
-    """The ledger in five aligned rows, for the column of the knobs."""
-    rows = "".join(
-        f'<tr><td><span style="background:{FATE_COLORS[fate]}"></span>{words}</td>'
-        f"<td>{result.counts[fate]:,}</td></tr>"
-        for fate, words in FATE_WORDS.items()
-    )
-    total = f"<tr><td>all (anchor, class) pairs</td><td>{sum(result.counts.values()):,}</td></tr>"
-    st.html(f'<table class="rn-ledger">{rows}{total}</table>')
 
 
 def ledger_panel(result: Result) -> None:
@@ -126,3 +118,9 @@ def knobs() -> PostprocessConfig:
         help="The best boxes kept after NMS. COCO's AP counts 100; torchvision: 300.",
     )
     return PostprocessConfig(score_thresh, nms_thresh, topk_candidates, detections_per_img)
+
+
+def current_knobs() -> PostprocessConfig:
+    """The knobs as they stand; where they start before they have been drawn."""
+    start = START.to_dict()
+    return PostprocessConfig(**{name: st.session_state.get(name, start[name]) for name in start})

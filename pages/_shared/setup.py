@@ -37,6 +37,7 @@ _STYLE = """
 .rn-ledger td:last-child { text-align: right; font-variant-numeric: tabular-nums; }
 .rn-ledger tr:last-child td { border-top: 1px solid; padding-top: 3px; }
 .rn-ledger span { display: inline-block; width: 9px; height: 9px; margin-right: 7px; }
+.rn-why { margin: 0.8rem 0 0; padding: 0.6rem 0.8rem; border: 1px solid rgba(128, 128, 128, 0.4); }
 .rn-numbers { width: 100%; border-collapse: collapse; font-size: 0.88rem; }
 .rn-numbers td { padding: 3px 12px 3px 0; vertical-align: top; font-variant-numeric: tabular-nums; }
 .rn-numbers td:first-child { white-space: nowrap; opacity: 0.75; }

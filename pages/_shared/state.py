@@ -139,6 +139,11 @@ def pick(pair: int) -> None:
         st.query_params.pop("box", None)
 
 
+def redraw_canvas() -> None:
+    """From a panel's callback: let the canvas follow, by a run of the whole page."""
+    st.session_state["redraw"] = True
+
+
 def photo() -> str:
     """The id of the open picture: a sample's name or an upload's SHA-256; "" for the first."""
     if "photo" not in st.session_state:

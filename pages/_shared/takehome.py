@@ -12,6 +12,7 @@ from pathlib import Path
 
 import streamlit as st
 
+from pages._shared import state
 from pages._shared.gallery import Picture
 from retinanet.config import PostprocessConfig
 from retinanet.engine import ModelSpec
@@ -59,11 +60,17 @@ def file_stem(name: str) -> str:
     return stem or "picture"
 
 
+def counted(number: int, noun: str) -> str:
+    """The number with its noun: "1 detection", "2 detections"."""
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+
+
 def downloads(picture: Picture, table: BoxTable) -> None:
     """Three files of the open picture, each made when it is asked for."""
     entry = (picture.image.name, picture.image, table)
     stem = file_stem(picture.image.name)
-    st.caption(f"{len(table)} detections of {picture.image.name}, boxes in its own pixels.")
+    count = counted(len(table), "detection")
+    st.caption(f"{state.plain(picture.image.name)}: {count}, boxes in its own pixels.")
     with st.container(horizontal=True):
         st.download_button(
             "COCO results (JSON)",

@@ -216,6 +216,12 @@ def pack_boxes(
     return join_blocks(header, blocks)
 
 
+def stamp_of(packed: bytes) -> str:
+    """The stamp of a block from `pack_boxes`."""
+    (length,) = struct.unpack_from("<I", packed)
+    return json.loads(packed[4 : 4 + length])["stamp"]
+
+
 def join_blocks(header: Mapping[str, Any], blocks: Sequence[bytes]) -> bytes:
     """Length, JSON header padded to 4, then the blocks one after the other."""
     text = json.dumps(header).encode()

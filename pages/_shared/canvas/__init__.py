@@ -1,7 +1,8 @@
 """The picture components: the canvas, the photos it draws, and sheets of small pictures.
 
-Three components of one folder. `photo` hands a JPEG to the browser once; `canvas` draws it with
-packed boxes; `sheet` is a row or grid of thumbnails that act as buttons.
+Four components of one folder. `photo` hands a JPEG to the browser once; `canvas` draws it with
+packed boxes; `follow` reruns its fragment once the canvas has painted something new; `sheet` is a
+row or grid of thumbnails that act as buttons.
 """
 
 from __future__ import annotations
@@ -26,6 +27,9 @@ _canvas = st.components.v2.component(
     html=_read("canvas.html"),
     css=_read("canvas.css"),
     js=_read("canvas.js"),
+)
+_follow = st.components.v2.component(
+    "retinanet_follow", html="<span hidden></span>", js=_read("follow.js")
 )
 _sheet = st.components.v2.component(
     "retinanet_sheet", html=_read("sheet.html"), css=_read("sheet.css"), js=_read("sheet.js")
@@ -54,6 +58,15 @@ def draw_canvas(packed: bytes, on_pick: Callable[[int], None]) -> None:
         data=packed,
         on_pick_change=lambda: on_pick(st.session_state["canvas"]["pick"]),
     )
+
+
+def follow_canvas(stamp: str) -> None:
+    """Rerun the fragment that calls this when the canvas shows other boxes than these.
+
+    Args:
+        stamp: of the block (`retinanet.figures.boxes.stamp_of`) that the fragment speaks of.
+    """
+    _follow(key="follow", data={"stamp": stamp}, height=1, on_behind_change=lambda: None)
 
 
 def draw_sheet(packed: bytes, key: str, on_open: Callable[[str], None]) -> None:

@@ -3,12 +3,21 @@
 // Nothing is thresholded here: what arrives is what the core kept.
 
 const PHOTOS = Symbol.for("retinanet.photos");
+const PAINTED = Symbol.for("retinanet.painted");
 const MAX_ZOOM = 40;
 const views = new WeakMap(); // parentElement -> the state of one canvas
 
 function photos() {
   globalThis[PHOTOS] ??= { images: new Map(), listeners: new Set() };
   return globalThis[PHOTOS];
+}
+
+// Tells follow.js, once per block of boxes, that these are on screen.
+function announce(view) {
+  if (view.announced === view.data.stamp) return;
+  view.announced = view.data.stamp;
+  globalThis[PAINTED] = view.data.stamp;
+  setTimeout(() => dispatchEvent(new Event("retinanet-painted")), 0);
 }
 
 // [uint32 header length][JSON, padded to 4][float32 4n boxes][float32 n scores][int32 n labels]
@@ -209,6 +218,11 @@ function draw(view) {
   // What a test or a measuring script reads: the view, and which data the pixels show.
   view.stage.dataset.view = [view.x, view.y, view.scale].join(",");
   view.stage.dataset.painted = `${data.image_id}:${data.stamp}:${photo ? "photo" : "no photo"}`;
+  if (view.worded !== data) {
+    view.worded = data;
+    setTimeout(() => writeWords(view), 0);
+  }
+  announce(view);
 }
 
 // ---------------------------------------------------------------- words
@@ -250,9 +264,9 @@ function writeList(view) {
   view.list.replaceChildren(...items);
 }
 
+// The legend and the list wait until the boxes are on screen.
 function writeWords(view) {
   const { data } = view;
-  view.status.textContent = data.status;
   view.stage.setAttribute(
     "aria-label",
     `${data.title}, ${data.width} by ${data.height} pixels, ${data.count} detections. ` +
@@ -424,8 +438,8 @@ export default function ({ data, parentElement, setTriggerValue }) {
   if (changed !== view.data.image_id) view.zoom = 1;
   view.stage.classList.toggle("zoomed", view.zoom > 1);
   view.tip.hidden = true;
+  view.status.textContent = view.data.status;
   resize(view);
-  writeWords(view);
   return () => {
     detach(view);
     views.delete(parentElement);

@@ -1,0 +1,162 @@
+"""The views of a data set in training order, computed or read from a cache of the ResNet."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from retinanet.augment import View, make_view
+from retinanet.coco import CocoDataset, DatasetError, Photo, Target
+from retinanet.config import ConfigError
+from retinanet.feature_cache import CachedView, FeatureCache
+from retinanet.images import batch_images
+from retinanet.model import RetinaNet
+from retinanet.types import STAGES
+
+if TYPE_CHECKING:
+    from retinanet.training import TrainConfig
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """One step's data: padded images, or what the frozen ResNet said about them."""
+
+    images: Tensor | None
+    stages: dict[str, Tensor] | None
+    padded_size: tuple[int, int]
+    targets: list[Target]
+
+
+class Views:
+    """The views of a data set by key, computed or read from a cache, and their order.
+
+    Args:
+        dataset: the training photos.
+        model: gives the input size, and the frozen ResNet where views are cached.
+        config: jitter, repeats, cache and seed.
+        cache_folder: where stored answers go, in a folder of their own for each set of weights
+            and settings; used when `config.cache_views` is not 0.
+    """
+
+    def __init__(
+        self,
+        dataset: CocoDataset,
+        model: RetinaNet,
+        config: TrainConfig,
+        cache_folder: Path,
+    ) -> None:
+        self.photos = {photo.image_id: photo for photo in dataset.photos}
+        self.model_config = model.config
+        self.config = config
+        self.cache: FeatureCache | None = None
+        self._stamps: dict[int, str] = {}
+        if config.cache_views:
+            if model.config.frozen_stages != 4:
+                raise ConfigError("cache_views needs frozen_stages 4: a ResNet that never trains.")
+            self.cache = FeatureCache(cache_folder / self._fingerprint(model), self._stored_as)
+
+    def _fingerprint(self, model: RetinaNet) -> str:
+        """A name for everything that the stored answers depend on, but the photos."""
+        digest = hashlib.sha256()
+        for name, tensor in model.backbone.body.state_dict().items():
+            digest.update(name.encode() + tensor.cpu().numpy().tobytes())
+        shape = (model.config.stride_in_1x1, model.config.norm_eps)
+        sizes = (self.model_config.min_size, self.model_config.max_size)
+        digest.update(repr((shape, sizes, self.config.scale_jitter, self.config.seed)).encode())
+        return digest.hexdigest()[:16]
+
+    def _stored_as(self, key: str) -> str:
+        """A view's name in the cache: another photo or other labels under its id get another."""
+        image_id = int(key.rsplit("-", 1)[0])
+        if image_id not in self._stamps:
+            self._stamps[image_id] = photo_stamp(self.photos[image_id])
+        return f"{key}-{self._stamps[image_id]}"
+
+    def make(self, key: str) -> View:
+        """The view of a key, "<image id>-<number>"."""
+        image_id, number = key.rsplit("-", 1)
+        return make_view(
+            self.photos[int(image_id)],
+            int(number),
+            min_size=self.model_config.min_size,
+            max_size=self.model_config.max_size,
+            scale_jitter=self.config.scale_jitter,
+            seed=self.config.seed,
+        )
+
+    def fill_cache(self, model: RetinaNet, progress: Callable[[int, int], None]) -> None:
+        """Run the frozen ResNet on every view that the cache lacks; nothing without a cache."""
+        if self.cache is None:
+            return
+        keys = [f"{image}-{v}" for v in range(self.config.cache_views) for image in self.photos]
+        self.cache.fill(model.backbone.eval(), keys, self.make, progress)
+
+    def _shape(self, key: str) -> tuple[int, int]:
+        """What a batch must agree on: the padded size in a cache, else the orientation."""
+        if self.cache is not None:
+            return self.cache.padded_size(key)
+        photo = self.photos[int(key.rsplit("-", 1)[0])]
+        return int(photo.width >= photo.height), 0
+
+    def batches(self) -> Iterator[list[str]]:
+        """Batches of keys, epoch after epoch without end; the same for the same seed."""
+        epoch = 0
+        shapes: dict[str, tuple[int, int]] = {}
+        while True:
+            number = epoch % self.config.cache_views if self.config.cache_views else epoch
+            order = random.Random(f"{self.config.seed}/{epoch}")  # noqa: S311
+            buckets: dict[tuple[int, int], list[str]] = {}
+            epoch_batches = []
+            keys = [
+                f"{image_id}-{number}"
+                for image_id, photo in self.photos.items()
+                for _ in range(1 if photo.machine_labelled else self.config.repeat_true)
+            ]
+            order.shuffle(keys)
+            for key in keys:
+                if key not in shapes:
+                    shapes[key] = self._shape(key)
+                bucket = buckets.setdefault(shapes[key], [])
+                bucket.append(key)
+                if len(bucket) == self.config.batch_size:
+                    epoch_batches.append(bucket.copy())
+                    bucket.clear()
+            epoch_batches += [bucket for bucket in buckets.values() if bucket]
+            order.shuffle(epoch_batches)
+            yield from epoch_batches
+            epoch += 1
+
+    def load(self, keys: list[str]) -> Batch:
+        """The data of a batch."""
+        if self.cache is None:
+            views = [self.make(key) for key in keys]
+            images = batch_images([view.image for view in views])
+            targets = [view.target for view in views]
+            return Batch(images, None, tuple(images.shape[-2:]), targets)
+        cached: list[CachedView] = [self.cache.read(key) for key in keys]
+        stages = {name: torch.stack([view.stages[name] for view in cached]) for name in STAGES}
+        return Batch(None, stages, cached[0].padded_size, [view.target for view in cached])
+
+
+def photo_stamp(photo: Photo) -> str:
+    """16 hex digits that change with the photo's file, its boxes, its labels or what to ignore.
+
+    Raises:
+        DatasetError: the file is gone.
+    """
+    try:
+        status = photo.path.stat()
+    except OSError as error:
+        raise DatasetError(f"{photo.path} cannot be read: {error.strerror}.") from error
+    file = (str(photo.path.resolve()), status.st_size, status.st_mtime_ns)
+    digest = hashlib.sha256(repr((file, photo.width, photo.height)).encode())
+    for tensor in (photo.target.boxes, photo.target.labels, photo.target.ignore):
+        digest.update(repr(tuple(tensor.shape)).encode() + tensor.numpy().tobytes())
+    return digest.hexdigest()[:16]

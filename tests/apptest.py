@@ -1,0 +1,71 @@
+"""Opening the app's pages without a browser, and reading what they show."""
+
+from __future__ import annotations
+
+import io
+import json
+import struct
+from pathlib import Path
+
+import PIL.Image
+from streamlit.testing.v1 import AppTest
+
+ROOT = Path(__file__).parent.parent
+SMALL = {"weights": "random", "depth": "18", "min_size": "64", "max_size": "128"}
+ALL_BOXES = {**SMALL, "score_thresh": "0.0", "detections_per_img": "20"}
+
+
+def open_app(path: str = "pages/detect.py", **query: str) -> AppTest:
+    app = AppTest.from_file(str(ROOT / path), default_timeout=120)
+    for name, value in query.items():
+        app.query_params[name] = value
+    app.run()
+    assert not app.exception
+    return app
+
+
+def component(app: AppTest, name: str) -> bytes:
+    """The data of a mounted component."""
+    found = [
+        element.proto
+        for element in app.get("bidi_component")
+        if element.proto.component_name == f"retinanet_{name}"
+    ]
+    assert len(found) == 1, f"{name}: {len(found)}"
+    return found[0].bytes
+
+
+def header(packed: bytes) -> dict:
+    (length,) = struct.unpack_from("<I", packed)
+    return json.loads(packed[4 : 4 + length])
+
+
+def canvas(app: AppTest) -> dict:
+    return header(component(app, "canvas"))
+
+
+def widget(app: AppTest, kind: str, key: str):
+    return next(one for one in getattr(app, kind) if one.key == key)
+
+
+def ledger(app: AppTest) -> str:
+    return next(one.value for one in app.get("html") if "rn-ledger" in str(one.value))
+
+
+def words(app: AppTest) -> str:
+    blocks = (app.markdown, app.warning, app.error, app.caption, app.info)
+    texts = [element.value for block in blocks for element in block]
+    return "\n".join([*texts, *(str(element.value) for element in app.get("html"))])
+
+
+def jpeg(color: str = "red", size: tuple[int, int] = (64, 48)) -> bytes:
+    target = io.BytesIO()
+    PIL.Image.new("RGB", size, color).save(target, "JPEG")
+    return target.getvalue()
+
+
+def upload(app: AppTest, *files: tuple[str, bytes]) -> None:
+    uploader = next(one for one in app.file_uploader if one.key.startswith("uploader_"))
+    uploader.set_value([(name, data, "image/jpeg") for name, data in files])
+    app.run()
+    assert not app.exception
