@@ -51,7 +51,6 @@ in order at once; the others, millions in a large picture, when a threshold firs
 _UPPER_BITS_OF_ONE = 0x3F80  # of the float32 1.0, the largest score
 
 
-
 @dataclass(frozen=True, eq=False, slots=True)
 class LevelHead:
     """The best M pairs of one level, by score; equal scores by flat index (anchor, then class).

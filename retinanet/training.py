@@ -295,7 +295,7 @@ def _take_categories(model: RetinaNet, dataset: CocoDataset) -> None:
             f"The model has {count} classes and the data set {len(dataset.categories)} categories; "
             "build a model with as many classes."
         )
-    nameless = not any(model.categories) and model.category_ids in ((), tuple(range(count)))
+    nameless = not any(model.categories) and model.category_ids == tuple(range(count))
     if not nameless and model.category_ids != dataset.category_ids:
         raise TrainingError(
             "The model's category ids are not the data set's, so its classes would learn other "

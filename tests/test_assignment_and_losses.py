@@ -228,11 +228,24 @@ def test_areas_to_ignore_take_only_background_anchors_that_lie_in_them():
         (torch.tensor([[0, 0, float("nan"), 1]]), torch.zeros(1), "not a finite number"),
         (torch.tensor([[0.0, 0, 5, 5]]), torch.tensor([91]), "from 0 to 90"),
         (torch.tensor([[0.0, 0, 5, 5]]), torch.tensor([-1]), "from 0 to 90"),
+        (torch.ones(4, 2), torch.zeros(2), r"not \[4, 2\]"),
+        (torch.ones(2, 8), torch.zeros(4), r"not \[2, 8\]"),
+        (torch.tensor([0.0, 0, 5, 5]), torch.zeros(1), r"not \[4\]"),
+        (torch.tensor([[0.0, 0, 5, 5]]), torch.tensor([[1]]), "must be a list"),
+        (torch.tensor([[0.0, 0, 5, 5]]), torch.tensor([1.9]), "not a whole number"),
+        (torch.tensor([[0.0, 0, 5, 5]]), torch.tensor([float("nan")]), "not a whole number"),
+        (torch.tensor([[5.0, 0, 5, 5]]), torch.tensor([1]), "no area"),
+        (torch.tensor([[0.0, 5, 5, 1]]), torch.tensor([1]), "no area"),
     ],
 )
 def test_ground_truth_that_cannot_be_matched_is_refused_in_words(outputs, boxes, labels, sentence):
     with pytest.raises(ValueError, match=sentence):
         assign(outputs, boxes, labels)
+
+
+def test_lists_and_nothing_at_all_are_ground_truth(outputs):
+    assert assign(outputs, [[20, 30, 90, 120]], [3.0]).gt_labels.tolist() == [3]
+    assert assign(outputs, [], []).gt_boxes.shape == (0, 4)
 
 
 @pytest.mark.parametrize(

@@ -29,9 +29,11 @@ from retinanet.checkpoints import (
 from retinanet.config import ConfigError, ModelConfig, PostprocessConfig
 from retinanet.keymaps import strip_prefix
 from retinanet.model import RetinaNet
+from retinanet.weight_files import read_weights
 from tests.oracle import torchvision_model
 from tests.zoo_checkpoints import (
     BAD_CHECKPOINTS,
+    BAD_NAMES,
     CLS_LOGITS,
     MISFITS,
     SENTINEL,
@@ -87,6 +89,14 @@ def test_bad_checkpoint_is_refused_in_one_sentence(name, tmp_path):
     assert_one_sentence(refusal.value)
     assert path.name in str(refusal.value)
     assert not (tmp_path / SENTINEL).exists()
+
+
+@pytest.mark.parametrize("name", BAD_NAMES)
+def test_name_that_weights_cannot_have_is_refused_in_one_sentence(name):
+    for read in (lambda text: load_model(text, device="cpu"), read_weights):
+        with pytest.raises(CheckpointError) as refusal:
+            read(BAD_NAMES[name])
+        assert_one_sentence(refusal.value)
 
 
 @pytest.mark.parametrize("name", ["runs code", "runs code, old pickle"])

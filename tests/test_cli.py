@@ -19,13 +19,14 @@ import retinanet.cli.benchmark as benchmark_command
 from retinanet.__main__ import COMMANDS, main
 from retinanet.benchmark import compare_detections
 from retinanet.checkpoints import load_model, save_checkpoint
-from retinanet.cli.detect import describe, shown
+from retinanet.cli.detect import describe
+from retinanet.cli.files import shown
 from retinanet.config import PostprocessConfig
 from retinanet.detection import detect
 from retinanet.images import load_image
 from retinanet.keymaps import CheckpointError
 from tests.zoo import BAD_IMAGES, ODD_IMAGES, noise
-from tests.zoo_checkpoints import BAD_CHECKPOINTS, tiny_model
+from tests.zoo_checkpoints import BAD_CHECKPOINTS, BAD_NAMES, tiny_model
 
 LARGE = ["--min-size", "800", "--max-size", "1333"]
 LOW = ["--score-thresh", "0.01"]
@@ -285,6 +286,31 @@ def test_a_target_that_cannot_be_written_gives_one_line(capsys, folder, photo, w
     )
     assert code == 2
     assert "Traceback" not in err
+
+
+def test_the_persons_own_pictures_are_never_overwritten(capsys, tmp_path, weights):
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    for name in ("p.png", "q.jpg"):
+        noise().save(photos / name)
+    (tmp_path / "link.png").symlink_to(photos / "p.png")
+    before = {path: path.read_bytes() for path in photos.iterdir()}
+    for inputs, options in (
+        ([photos / "p.png"], ["--image", photos / "p.png"]),
+        ([photos / "p.png"], ["--image", tmp_path / "link.png"]),
+        ([photos / "p.png"], ["--image", photos]),
+        ([photos], ["--image", photos]),
+        ([photos], ["--json", photos / "q.jpg"]),
+        ([photos / "q.jpg"], ["--csv", photos / ".." / "photos" / "q.jpg"]),
+    ):
+        result = run(capsys, "detect", *inputs, "--weights", weights, *options)
+        assert_one_line(result, "would be overwritten")
+    assert {path: path.read_bytes() for path in photos.iterdir()} == before
+
+
+@pytest.mark.parametrize("name", BAD_NAMES)
+def test_names_that_weights_cannot_have_give_one_line(capsys, photo, name):
+    assert_one_line(run(capsys, "detect", photo, "--weights", BAD_NAMES[name]), "retinanet detect:")
 
 
 def test_no_picture_gives_one_line(capsys, tmp_path):

@@ -3,6 +3,7 @@
 import json
 import random
 
+import PIL.Image
 import pytest
 import torch
 
@@ -75,6 +76,17 @@ def test_what_is_no_label_becomes_an_area_to_ignore_or_is_counted(shapes):
         (lambda d: [i.update(file_name="gone.png") for i in d["images"]], "leaves no image"),
         (lambda d: d["annotations"][0].update(bbox=None), "wrong type"),
         (lambda d: d["annotations"][0].update(bbox=[1, 2, 3]), "wrong"),
+        (lambda d: d["annotations"][0].update(bbox=[1, 2, 3, "4"]), "wrong"),
+        (lambda d: d["annotations"][0].update(bbox=[10**400, 2, 3, 4]), "wrong"),
+        (lambda d: d["images"].append("a.png"), "wrong"),
+        (lambda d: d["images"][0].update(width="abc"), "wrong"),
+        (lambda d: d["images"][0].update(width=float("inf")), "wrong"),
+        (lambda d: d["images"][0].update(file_name="a\0.png"), "cannot be the name"),
+        (lambda d: d["images"][0].update(file_name="a" * 5000), "cannot be the name"),
+        (lambda d: d["images"][0].update(id="first"), "whole number"),
+        (lambda d: d["images"][0].update(id=1), "same id"),
+        (lambda d: d["categories"][0].update(id="7"), "wrong|whole number"),
+        (lambda d: d["categories"][0].update(id=1), "same id"),
     ],
 )
 def test_a_data_set_that_cannot_be_used_is_refused_in_words(shapes, edit, sentence):
@@ -155,6 +167,51 @@ def test_perfect_detections_score_one_and_half_of_them_score_half(shapes):
     assert metrics["AP50_per_class"] == pytest.approx({"red": 1, "blue": 0})
     assert score(dataset, [])["AP50"] == 0
     assert set(METRICS) <= set(metrics)
+
+
+def test_annotations_without_area_crowd_flag_and_id_are_scored(shapes):
+    perfect = perfect_results(shapes)
+    whole = score(load_coco(shapes, shapes.parent / "images"), perfect)
+
+    def edit(data):
+        for annotation in data["annotations"]:
+            for name in ("area", "iscrowd", "id"):
+                del annotation[name]
+
+    bare = score(load_coco(edited(shapes, edit), shapes.parent / "images"), perfect)
+    assert bare.pop("AP50_per_class") == whole.pop("AP50_per_class")
+    assert bare == pytest.approx(whole, nan_ok=True)
+
+
+def test_weak_labels_cost_neither_a_hit_nor_a_miss(shapes):
+    perfect = perfect_results(shapes)
+
+    def weaken(data):
+        data["annotations"][0]["score"] = 0.4
+        data["annotations"][2]["bbox"] = [5, 5, 0, 10]
+        data["annotations"].append({"image_id": 99, "category_id": 1, "bbox": [0, 0, 9, 9]})
+
+    edited(shapes, weaken)
+    images = shapes.parent / "images"
+    certain = [result for index, result in enumerate(perfect) if index not in (0, 2)]
+    assert score(load_coco(shapes, images), certain)["AP"] == pytest.approx(1)
+    assert score(load_coco(shapes, images), [perfect[0], *certain])["AP"] == pytest.approx(1)
+    trusting = load_coco(shapes, images, min_label_score=0.3)
+    assert score(trusting, certain)["AP"] < 0.9
+
+
+def test_a_photo_of_another_size_than_the_data_set_says_is_refused_where_it_is_used(shapes):
+    path = shapes.parent / "images" / "000.png"
+    with PIL.Image.open(path) as stored:
+        exif = stored.getexif()
+        exif[0x0112] = 6  # turn a quarter
+        stored.save(path, exif=exif)
+    dataset = load_coco(shapes, shapes.parent / "images")
+    with pytest.raises(DatasetError, match=r"000\.png is 72x96 pixels when upright.*96x72"):
+        make_view(dataset.photos[0], 0, min_size=72, max_size=96)
+    model = RetinaNet(ModelConfig(depth=18, num_classes=2, num_convs=1)).eval()
+    with pytest.raises(DatasetError, match="upright"):
+        coco_results(model, dataset)
 
 
 def test_results_of_a_model_are_in_cocos_format_and_in_the_images(shapes):

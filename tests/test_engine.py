@@ -21,7 +21,7 @@ from retinanet.engine import Cancelled, Engine, EngineError, ModelSpec
 from retinanet.model import RetinaNet
 from retinanet.single_flight import SingleFlight
 from retinanet.types import Image
-from tests.zoo_checkpoints import BAD_CHECKPOINTS, tiny_checkpoint
+from tests.zoo_checkpoints import BAD_CHECKPOINTS, BAD_NAMES, tiny_checkpoint
 
 SPEC = ModelSpec("random", depth=18, num_classes=3, num_convs=1, min_size=64, max_size=96)
 PATIENCE = 60  # seconds until a thread that never comes fails the test
@@ -237,6 +237,45 @@ def test_outputs_larger_than_the_cache_are_returned_and_not_kept(engine, forward
     assert engine.info()["cache_entries"] == 0
     engine.outputs(picture(), SPEC)
     assert forwards.count == 2
+
+
+def test_outputs_too_large_to_keep_drive_out_no_others(engine):
+    small = engine.outputs(picture("small"), SPEC)
+    engine.cache_bytes = int(1.5 * small.nbytes)
+    large = engine.outputs(picture("large"), replace(SPEC, min_size=96, max_size=192))
+    assert large.nbytes > engine.cache_bytes
+    assert engine.outputs(picture("small"), SPEC) is small
+    assert engine.info()["cache_entries"] == 1
+
+
+def test_what_detect_derives_is_trimmed_at_once_and_on_hits(engine):
+    weight = engine.outputs(picture("a"), SPEC).nbytes
+    engine.outputs(picture("b"), SPEC)
+    engine.cache_bytes = 2 * weight
+    engine.detect(picture("b"), SPEC)
+    info = engine.info()
+    assert info["cache_entries"] == 1
+    assert info["cache_bytes"] <= engine.cache_bytes
+    kept = engine.outputs(picture("b"), SPEC)
+    engine.cache_bytes = weight // 2
+    assert engine.outputs(picture("b"), SPEC) is kept
+    assert engine.info()["cache_entries"] == 0
+
+
+def test_candidates_that_do_not_fit_the_memory_are_a_sentence(engine, monkeypatch):
+    def too_large(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    monkeypatch.setattr(engine_module, "detect", too_large)
+    with pytest.raises(EngineError, match=r"candidates of the picture \(48x40\) did not fit"):
+        engine.detect(picture(), SPEC)
+    assert engine.info()["cache_entries"] == 0
+
+
+@pytest.mark.parametrize("name", BAD_NAMES)
+def test_a_name_that_weights_cannot_have_is_a_sentence(name):
+    with pytest.raises(CheckpointError):
+        Engine(device="cpu").model(ModelSpec(BAD_NAMES[name]))
 
 
 def test_clear_forgets_everything(engine):

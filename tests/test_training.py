@@ -1,14 +1,12 @@
 """The training loop: it learns, freezes, resumes to the same numbers, stops when told."""
 
 import json
-import subprocess
-import sys
+import os
 import threading
-from pathlib import Path
+from dataclasses import replace
 
 import pytest
 import torch
-from safetensors import safe_open
 
 from retinanet.coco import load_coco
 from retinanet.config import ConfigError, ModelConfig
@@ -16,7 +14,6 @@ from retinanet.model import RetinaNet
 from retinanet.training import (
     TrainConfig,
     TrainingError,
-    Views,
     batch_losses,
     build_optimizer,
     learning_rate,
@@ -24,10 +21,9 @@ from retinanet.training import (
     train,
 )
 from retinanet.types import LEVELS
+from retinanet.views import Views
 from tests.oracle import our_model, torchvision_model
 from tests.shapes import write_shapes
-
-ROOT = Path(__file__).parent.parent
 
 
 @pytest.fixture
@@ -138,6 +134,42 @@ def test_a_cache_belongs_to_its_weights(dataset, tmp_path):
     assert first.cache.folder != Views(dataset, other, config, tmp_path).cache.folder
 
 
+@pytest.mark.parametrize("setting", [{"stride_in_1x1": True}, {"norm_eps": 0.0}])
+def test_a_cache_belongs_to_settings_that_shapes_do_not_show(dataset, tmp_path, setting):
+    config = TrainConfig(cache_views=1)
+    folders = {
+        Views(
+            dataset, new_model(dataset, frozen_stages=4, **changed), config, tmp_path
+        ).cache.folder
+        for changed in ({}, setting)
+    }
+    assert len(folders) == 2
+
+
+def test_a_cache_is_not_read_for_other_labels_or_another_file(tmp_path):
+    annotations = write_shapes(tmp_path / "data")
+    images = tmp_path / "data" / "images"
+
+    def cached():
+        data = load_coco(annotations, images)
+        model = new_model(data, frozen_stages=4)
+        views = Views(data, model, TrainConfig(cache_views=1), tmp_path / "cache")
+        new = [not views.cache.path(f"{image}-0").exists() for image in range(4)]
+        views.fill_cache(model, lambda done, total: None)
+        return new, views.load(["0-0"]).targets[0]
+
+    assert cached()[0] == [True] * 4
+    assert cached()[0] == [False] * 4
+    content = json.loads(annotations.read_text())
+    content["annotations"][0]["bbox"] = [1, 2, 30, 40]
+    annotations.write_text(json.dumps(content))
+    new, target = cached()
+    assert new == [True, False, False, False]
+    assert target.boxes[0].tolist() == [1, 2, 31, 42]
+    os.utime(images / "001.png", ns=(1, 1))
+    assert cached()[0] == [False, True, False, False]
+
+
 def test_a_cache_needs_a_resnet_that_does_not_train(dataset, tmp_path):
     with pytest.raises(ConfigError, match="frozen_stages 4"):
         Views(dataset, new_model(dataset), TrainConfig(cache_views=1), tmp_path)
@@ -213,6 +245,49 @@ def test_a_loss_that_is_no_number_stops_with_a_sentence(dataset, tmp_path):
         train(model, dataset, TrainConfig(steps=1), run_folder=tmp_path / "run")
 
 
+def test_the_model_gets_the_data_sets_names_and_ids(dataset, tmp_path):
+    model = RetinaNet(new_model(dataset).config)
+    trained = train(
+        model, dataset, TrainConfig(steps=1, ema_decay=0.5), run_folder=tmp_path / "run"
+    )
+    assert (trained.categories, trained.category_ids) == (("red", "blue"), (1, 7))
+
+
+def test_a_model_of_other_categories_is_refused_before_anything_is_written(dataset, tmp_path):
+    config = new_model(dataset).config
+    for model, words in (
+        (RetinaNet(config, ("cat", "dog"), (17, 18)), "category ids"),
+        (RetinaNet(replace(config, num_classes=3)), "3 classes"),
+    ):
+        with pytest.raises(TrainingError, match=words):
+            train(model, dataset, TrainConfig(steps=1), run_folder=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("model", "config", "words"),
+    [
+        ({"depth": 34}, {}, "depth is 18 in the file and 34"),
+        ({"frozen_stages": 4}, {}, "frozen_stages"),
+        ({}, {"optimizer": "sgd"}, "optimizer"),
+    ],
+)
+def test_resuming_another_run_is_refused_in_a_sentence(dataset, tmp_path, model, config, words):
+    train(new_model(dataset), dataset, TrainConfig(steps=1, **QUICK), run_folder=tmp_path)
+    changed = TrainConfig(**{"steps": 2, **QUICK, **config})
+    with pytest.raises(TrainingError, match=words) as refusal:
+        train(new_model(dataset, **model), dataset, changed, run_folder=tmp_path, resume=True)
+    assert "\n" not in str(refusal.value)
+    assert len(str(refusal.value)) < 600
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04", b"not a checkpoint"])
+def test_a_damaged_checkpoint_is_refused_in_a_sentence(dataset, tmp_path, content):
+    (tmp_path / "last.pt").write_bytes(content)
+    with pytest.raises(TrainingError, match="damaged"):
+        train(new_model(dataset), dataset, TrainConfig(), run_folder=tmp_path, resume=True)
+
+
 @pytest.mark.parametrize(
     "settings",
     [
@@ -223,50 +298,15 @@ def test_a_loss_that_is_no_number_stops_with_a_sentence(dataset, tmp_path):
         {"lr": 0.0},
         {"ema_decay": 1.0},
         {"scale_jitter": (1.2, 1.6)},
+        {"cache_views": -1},
+        {"warmup_steps": -1},
+        {"momentum": -0.1},
+        {"momentum": 1.0},
+        {"weight_decay": -1e-4},
+        {"weight_decay": float("nan")},
+        {"clip_grad_norm": 0.0},
     ],
 )
 def test_settings_that_cannot_work_are_refused(settings):
     with pytest.raises(ConfigError, match="TrainConfig"):
         TrainConfig(**settings)
-
-
-def test_the_command_line_trains_evaluates_and_writes_a_card(tmp_path):
-    annotations = write_shapes(tmp_path / "data")
-    images = str(tmp_path / "data" / "images")
-    out = tmp_path / "model.safetensors"
-    command = [sys.executable, "-m", "retinanet", "train", str(annotations), "--images", images]
-    command += ["--val", str(annotations), "--depth", "18", "--num-convs", "1", "--min-size", "64"]
-    command += ["--max-size", "96", "--steps", "2", "--batch-size", "2", "--out", str(out)]
-    command += ["--run-folder", str(tmp_path / "run"), "--device", "cpu"]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
-    assert done.returncode == 0, done.stderr
-    with safe_open(out, "pt") as file:
-        card = json.loads(file.metadata()["card"])
-    assert card["recipe"]["steps"] == 2
-    assert "AP50" in card["validation"]
-    command = [sys.executable, "-m", "retinanet", "evaluate", str(annotations)]
-    command += ["--images", images, "--weights", str(out), "--device", "cpu"]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith("AP ")
-
-
-@pytest.mark.parametrize(
-    ("extra", "sentence"),
-    [
-        (["--images", "nowhere"], "no folder nowhere"),
-        (["--images", ".", "--depth", "49"], "depth must be one of"),
-        (["--images", ".", "--fg-iou-thresh", "0.2"], "bg_iou_thresh"),
-    ],
-)
-def test_bad_options_end_in_one_line_and_exit_code_2(tmp_path, capsys, extra, sentence):
-    from retinanet.__main__ import main
-
-    annotations = write_shapes(tmp_path / "data")
-    if extra[1] == ".":
-        extra = ["--images", str(tmp_path / "data" / "images"), *extra[2:]]
-    code = main(["train", str(annotations), *extra, "--out", str(tmp_path / "x.safetensors")])
-    assert code == 2
-    error = capsys.readouterr().err.strip()
-    assert sentence in error
-    assert "\n" not in error

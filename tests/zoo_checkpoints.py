@@ -1,7 +1,8 @@
 """Files of weights that must be refused with one sentence; shared by core, command line and app.
 
 Each builder writes its file into a folder and returns the path. `BAD_CHECKPOINTS` are refused
-whatever is asked for; `MISFITS` are sound files and a configuration that they do not fit.
+whatever is asked for; `BAD_NAMES` need no file; `MISFITS` are sound files and a configuration that
+they do not fit.
 """
 
 from __future__ import annotations
@@ -248,6 +249,16 @@ BAD_CHECKPOINTS: dict[str, Builder] = {
         "config.pth", lambda: {"model": tiny_state(), "config": "depth 18"}
     ),
 }
+
+BAD_NAMES: dict[str, str] = {
+    "nothing": "",
+    "too long": "a" * 300 + ".pth",
+    "too long, no suffix": "a" * 300,
+    "nobody's home": "~no-such-user/x.pth",
+    "a NUL": "/x/\0.pth",
+    "the folder": ".",
+}
+"""Names of weights that no file can have."""
 
 MISFITS: dict[str, tuple[Builder, dict[str, Any], str]] = {
     "classes": (tiny_checkpoint, {"num_classes": 5}, "num_classes"),

@@ -11,6 +11,7 @@ import streamlit as st
 from pages._shared import engine, state
 from retinanet.checkpoints import list_weights
 from retinanet.engine import ModelSpec
+from retinanet.figures.curves import CURVES, points_of, training_curves
 
 DEMONSTRATION = (
     "The embedded model is a small demonstration model. It finds large, common objects in everyday "
@@ -70,8 +71,14 @@ def _card(spec: ModelSpec) -> None:
         st.markdown(f"#### {state.plain(model.name)}")
         if not model.card:
             st.markdown("This checkpoint brings no card: nothing is known of its data or recipe.")
+        curve, validations = (points_of(model.card, name) for name in CURVES)
+        if curve or validations:
+            st.markdown("**Training**")
+            figure = training_curves(curve, validations)
+            st.plotly_chart(figure, key="curves", config={"displayModeBar": False})
         for name, value in model.card.items():
-            _entry(name, value)
+            if name not in CURVES:
+                _entry(name, value)
     with right:
         st.markdown("#### Network")
         named = [category for category in model.categories if category]

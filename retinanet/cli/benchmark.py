@@ -11,6 +11,7 @@ from typing import Any
 from retinanet.benchmark import Size, run_benchmark
 from retinanet.checkpoints import open_checkpoint
 from retinanet.cli.errors import UsageError
+from retinanet.cli.files import check_target, write
 from retinanet.config import ModelConfig
 from retinanet.keymaps import CheckpointError
 
@@ -35,8 +36,7 @@ def run(args: argparse.Namespace) -> int:
     """
     if args.repeats < 1:
         raise UsageError("--repeats must be 1 or more.")
-    if args.json is not None and (args.json.is_dir() or not args.json.parent.is_dir()):
-        raise UsageError(f"{args.json} cannot be written; name a file in a folder that exists.")
+    check_target(args.json)
     checked = ModelConfig(min_size=args.min_size, max_size=args.max_size)
     sizes = [Size(f"{checked.min_size}x{checked.max_size}", checked.min_size, checked.max_size)]
     try:
@@ -52,7 +52,7 @@ def run(args: argparse.Namespace) -> int:
     )
     print(describe(report))
     if args.json:
-        args.json.write_text(json.dumps(report, indent=1), encoding="utf-8")
+        write(args.json, json.dumps(report, indent=1).encode())
     return 0
 
 

@@ -13,6 +13,7 @@ from typing import Any, get_type_hints
 import PIL.Image
 
 from retinanet.cli.errors import UsageError, one_line
+from retinanet.cli.files import check_not_input, check_target, shown, write
 from retinanet.config import PostprocessConfig
 from retinanet.detection import DetectionTrace
 from retinanet.devices import device_title
@@ -98,9 +99,10 @@ def run(args: argparse.Namespace) -> int:
     replace(PostprocessConfig(), **given)  # refused here, before a model is loaded
     paths, failed = _find(args.images)
     many = len(paths) + failed > 1
-    _check_targets(args, many)
+    _check_targets(args, paths, many)
     if not paths:
         return 2
+    drawings = _drawings(args.image, paths, many)
 
     # Nothing is asked for twice here, so nothing is kept.
     engine = Engine(args.device, args.precision, cache_bytes=0)
@@ -110,7 +112,6 @@ def run(args: argparse.Namespace) -> int:
 
     results: list[dict[str, Any]] = []
     rows: list[dict[str, Any]] = []
-    drawn: set[Path] = set()
     for number, path in enumerate(paths, start=1):
         if many:
             _say(f"[{number}/{len(paths)}] {shown(str(path))}")
@@ -126,12 +127,12 @@ def run(args: argparse.Namespace) -> int:
         results += to_coco_results(trace, trace.outputs, number, name)
         rows += to_rows(trace, trace.outputs, name)
         if args.image:
-            target = _picture_path(args.image, path, many, drawn)
-            _write(target, _encoded(draw_detections(image, trace, trace.outputs), target))
+            target = drawings[path]
+            write(target, _encoded(draw_detections(image, trace, trace.outputs), target))
     if args.json:
-        _write(args.json, json.dumps(results, indent=1).encode())
+        write(args.json, json.dumps(results, indent=1).encode())
     if args.csv:
-        _write(args.csv, to_csv(rows).encode())
+        write(args.csv, to_csv(rows).encode())
     return 2 if failed else 0
 
 
@@ -152,12 +153,6 @@ def describe(image: Image, trace: DetectionTrace) -> str:
     for name, score, box in zip(names, trace.scores.tolist(), trace.boxes.tolist(), strict=True):
         lines.append(f"  {name:<{wide}}  {score:.3f}" + "".join(f"{edge:9.1f}" for edge in box))
     return "\n".join(lines)
-
-
-def shown(text: str) -> str:
-    """A file's name as it can be printed anywhere: bytes and signs that are no text become "?"."""
-    text = text.encode("utf-8", "replace").decode("utf-8")
-    return "".join(char if char.isprintable() else "?" for char in text)
 
 
 def _option(name: str) -> str:
@@ -181,20 +176,20 @@ def _find(arguments: list[str]) -> tuple[list[Path], int]:
     return list(paths.values()), failed
 
 
-def _check_targets(args: argparse.Namespace, many: bool) -> None:
+def _check_targets(args: argparse.Namespace, paths: list[Path], many: bool) -> None:
     """Refuse before the work what could not be written after it."""
     for target in (args.json, args.csv):
-        if target is not None and target.is_dir():
-            raise UsageError(f"{shown(str(target))} is a folder; name a file.")
+        check_target(target, paths)
     if args.image is not None and not args.image.is_dir():
         suffix = args.image.suffix.lower()
         if many and (args.image.exists() or suffix in _writable()):
             raise UsageError("--image must name a folder when there are several pictures.")
         if not many and suffix not in _writable():
             raise UsageError("--image must end in .png, .jpg, .webp or name an existing folder.")
-    for target in (args.json, args.csv, args.image):
-        if target is not None and not target.parent.is_dir():
-            raise UsageError(f"The folder {shown(str(target.parent))} does not exist.")
+        if many and not args.image.parent.is_dir():
+            raise UsageError(f"The folder {shown(str(args.image.parent))} does not exist.")
+        if not many:
+            check_target(args.image, paths)
 
 
 def _writable() -> set[str]:
@@ -202,15 +197,24 @@ def _writable() -> set[str]:
     return {suffix for suffix, kind in PIL.Image.EXTENSION.items() if kind in PICTURE_FORMATS}
 
 
-def _picture_path(out: Path, source: Path, many: bool, taken: set[Path]) -> Path:
-    """Where a drawn picture goes; in a folder, under its own name, and never over another."""
+def _drawings(out: Path | None, paths: list[Path], many: bool) -> dict[Path, Path]:
+    """Where each drawn picture goes; in a folder, under its own name, and never over another."""
+    if out is None:
+        return {}
     if not many and not out.is_dir():
-        return out
-    target, number = out / f"{source.stem}.png", 2
-    while target in taken:
-        target, number = out / f"{source.stem}-{number}.png", number + 1
-    taken.add(target)
-    return target
+        return {paths[0]: out}
+    targets: dict[Path, Path] = {}
+    taken: set[Path] = set()
+    for path in paths:
+        target, number = out / f"{path.stem}.png", 2
+        while target in taken:
+            target, number = out / f"{path.stem}-{number}.png", number + 1
+        taken.add(target)
+        targets[path] = target
+    inputs = {path.resolve() for path in paths}
+    for target in taken:
+        check_not_input(target, inputs)
+    return targets
 
 
 def _encoded(picture: PIL.Image.Image, target: Path) -> bytes:
@@ -223,12 +227,3 @@ def _encoded(picture: PIL.Image.Image, target: Path) -> bytes:
     except (OSError, ValueError) as error:  # e.g. more pixels a side than the format can hold
         raise UsageError(f"{shown(target.name)} cannot hold this picture; use .png.") from error
     return buffer.getvalue()
-
-
-def _write(target: Path, data: bytes) -> None:
-    try:
-        target.parent.mkdir(exist_ok=True)
-        target.write_bytes(data)
-    except OSError as error:
-        reason = error.strerror or "it cannot be written"
-        raise UsageError(f"{shown(str(target))} was not written: {reason}.") from error

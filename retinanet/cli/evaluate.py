@@ -9,6 +9,7 @@ from dataclasses import fields
 from pathlib import Path
 
 from retinanet.checkpoints import load_model
+from retinanet.cli.files import check_target, write
 from retinanet.coco import DatasetError, load_coco
 from retinanet.config import PostprocessConfig
 from retinanet.evaluation import AP_POSTPROCESS, METRICS, coco_results, score
@@ -38,21 +39,23 @@ def run(args: argparse.Namespace) -> int:
     Returns:
         The exit code, 0. Bad input raises the error of the room that found it.
     """
+    config = PostprocessConfig(**{f.name: getattr(args, f.name) for f in fields(PostprocessConfig)})
+    for target in (args.json, args.results):
+        check_target(target, [args.annotations])
     dataset = load_coco(args.annotations, args.images)
     sizes = {"min_size": args.min_size, "max_size": args.max_size}
     overrides = {name: size for name, size in sizes.items() if size is not None}
     model = load_model(args.weights, overrides or None, device=args.device)
     check_categories(model.category_ids, dataset.category_ids)
-    config = PostprocessConfig(**{f.name: getattr(args, f.name) for f in fields(PostprocessConfig)})
     results = coco_results(model, dataset, config, _show)
     metrics = score(dataset, results)
     print("  ".join(f"{name} {metrics[name]:.3f}" for name in METRICS))
     for name, value in sorted(metrics["AP50_per_class"].items(), key=lambda item: -item[1]):
         print(f"{name:20} AP50 {value:.3f}")
     if args.json:
-        args.json.write_text(json.dumps(metrics, indent=1), encoding="utf-8")
+        write(args.json, json.dumps(metrics, indent=1).encode())
     if args.results:
-        args.results.write_text(json.dumps(results), encoding="utf-8")
+        write(args.results, json.dumps(results).encode())
     return 0
 
 

@@ -10,7 +10,13 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+import torch
+
+from retinanet.checkpoint_metadata import MAX_CHARACTERS
 from retinanet.checkpoints import load_backbone_weights, load_model, save_checkpoint
+from retinanet.cli.errors import UsageError
+from retinanet.cli.evaluate import check_categories
+from retinanet.cli.files import check_target
 from retinanet.coco import CocoDataset, load_coco
 from retinanet.config import LossConfig, MatcherConfig, ModelConfig
 from retinanet.devices import pick_device
@@ -19,6 +25,9 @@ from retinanet.model import RetinaNet
 from retinanet.training import Progress, TrainConfig, train
 
 SUMMARY = "train on a COCO-format data set"
+
+MAX_CURVE_POINTS = 2000
+"""In the card, whose length is limited."""
 
 MODEL_OPTIONS = (
     "depth",
@@ -76,8 +85,8 @@ def run(args: argparse.Namespace) -> int:
     Returns:
         The exit code, 0. Bad input raises the error of the room that found it.
     """
-    dataset = _dataset(args.annotations, args.images, args)
-    held_out = _dataset(args.val, args.val_images or args.images, args) if args.val else None
+    _check_out(args)
+    card = _read_card(args.card)
     config = TrainConfig(
         **{
             f.name: _value(args, f.name)
@@ -87,41 +96,57 @@ def run(args: argparse.Namespace) -> int:
         matcher=MatcherConfig(**{f.name: getattr(args, f.name) for f in fields(MatcherConfig)}),
         loss=LossConfig(**{f.name: getattr(args, f.name) for f in fields(LossConfig)}),
     )
+    dataset = _dataset(args.annotations, args.images, args)
+    held_out = _dataset(args.val, args.val_images or args.images, args) if args.val else None
+    if held_out is not None:
+        check_categories(dataset.category_ids, held_out.category_ids)
+    torch.manual_seed(config.seed)
     model = _model(args, dataset)
     print(f"data: {dataset.report}", file=sys.stderr)
-    curve = Curve(args.run_folder / "curve.jsonl", args.resume)
-    validations: list[dict[str, float]] = []
+    curve = Log(args.run_folder / "curve.jsonl", args.resume)
+    validations = Log(args.run_folder / "validations.jsonl", args.resume)
     started = datetime.datetime.now(datetime.UTC)
 
     def on_progress(progress: Progress) -> None:
         if progress.step % 20 == 0 or progress.step == progress.steps:
             _show(progress)
-            curve.add(progress)
+            curve.add(
+                {
+                    "step": progress.step,
+                    "classification": round(progress.classification, 4),
+                    "bbox_regression": round(progress.bbox_regression, 4),
+                }
+            )
 
     def on_checkpoint(current: RetinaNet, step: int) -> None:
         due = args.val_every and (step // config.checkpoint_every) % args.val_every == 0
         if held_out is not None and due:
             metrics = score(held_out, coco_results(current, held_out))
-            validations.append({"step": step} | {name: metrics[name] for name in METRICS})
-            print(json.dumps(validations[-1]), file=sys.stderr, flush=True)
+            point = {"step": step} | {name: metrics[name] for name in METRICS}
+            validations.add(point)
+            print(json.dumps(point), file=sys.stderr, flush=True)
 
-    trained = train(
-        model,
-        dataset,
-        config,
-        run_folder=args.run_folder,
-        resume=args.resume,
-        on_progress=on_progress,
-        on_cache=_show_cache,
-        on_checkpoint=on_checkpoint,
-    )
-    card = json.loads(args.card.read_text(encoding="utf-8")) if args.card else {}
+    try:
+        trained = train(
+            model,
+            dataset,
+            config,
+            run_folder=args.run_folder,
+            resume=args.resume,
+            on_progress=on_progress,
+            on_cache=_show_cache,
+            on_checkpoint=on_checkpoint,
+        )
+    except BrokenPipeError:  # of the output, not of a file
+        raise
+    except OSError as error:
+        raise _unwritable(args.run_folder, error) from error
     card |= {
         "recipe": {f.name: _plain(getattr(config, f.name)) for f in fields(TrainConfig)},
         "data_report": dataset.report,
         "started": started.isoformat(timespec="seconds"),
-        "curve": curve.read(),
-        "validations": validations,
+        "curve": curve.points(MAX_CURVE_POINTS),
+        "validations": validations.points(MAX_CURVE_POINTS),
     }
     if held_out is not None:
         metrics = score(held_out, coco_results(trained, held_out))
@@ -132,35 +157,71 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-class Curve:
-    """The losses over the steps, in a file so that a resumed run keeps what came before.
+class Log:
+    """Points over the steps, in a file so that a resumed run keeps what came before.
 
     Args:
-        path: one JSON object a line.
+        path: one JSON object a line, each with a "step".
         resume: go on with the file instead of beginning it anew.
+
+    Raises:
+        UsageError: the file cannot be written, or is not one of these.
     """
 
     def __init__(self, path: Path, resume: bool) -> None:
         self.path = path
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if not resume:
-            path.write_text("", encoding="utf-8")
+        self._points: dict[int, dict[str, float]] = {}
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with path.open("a" if resume else "w", encoding="utf-8"):
+                pass  # found out now, not when there is something to lose
+            for line in path.read_text(encoding="utf-8").splitlines():
+                point = json.loads(line)
+                self._points[point["step"]] = point
+        except OSError as error:
+            raise _unwritable(path, error) from error
+        except (ValueError, KeyError, TypeError) as error:
+            raise UsageError(f"{path} is damaged; remove it, or do not resume.") from error
 
-    def add(self, progress: Progress) -> None:
-        """Append a step."""
-        point = {
-            "step": progress.step,
-            "classification": round(progress.classification, 4),
-            "bbox_regression": round(progress.bbox_regression, 4),
-        }
+    def add(self, point: dict[str, float]) -> None:
+        """Append a step; of a step that is done twice, the later one counts."""
+        self._points[int(point["step"])] = point
         with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(point) + "\n")
 
-    def read(self) -> list[dict[str, float]]:
-        """All points, in order of steps; of a step that was done twice, the later one."""
-        lines = self.path.read_text(encoding="utf-8").splitlines()
-        points = {point["step"]: point for point in map(json.loads, lines)}
-        return [points[step] for step in sorted(points)]
+    def points(self, limit: int) -> list[dict[str, float]]:
+        """The points in order of steps, evenly thinned out to at most `limit`."""
+        steps = sorted(self._points)
+        return [self._points[step] for step in steps[:: -(-len(steps) // limit) or 1]]
+
+
+def _unwritable(path: Path, error: OSError) -> UsageError:
+    return UsageError(f"{path} cannot be written: {error.strerror or error}.")
+
+
+def _check_out(args: argparse.Namespace) -> None:
+    """Refuse before the training what would be lost after it."""
+    if args.out.suffix != ".safetensors":
+        raise UsageError(f"--out must end in .safetensors, which {args.out} does not.")
+    starts = [Path(start) for start in (args.weights, args.backbone) if start]
+    check_target(args.out, starts)
+
+
+def _read_card(path: Path | None) -> dict[str, Any]:
+    """The entries that the person wants in the model card."""
+    if path is None:
+        return {}
+    try:
+        card = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UsageError(f"The card {path} cannot be read: {error.strerror}.") from error
+    except (ValueError, RecursionError) as error:
+        raise UsageError(f"The card {path} is not a JSON file: {error}.") from error
+    if not isinstance(card, dict):
+        raise UsageError(f"The card {path} must hold a JSON object.")
+    if len(json.dumps(card)) > MAX_CHARACTERS // 4:
+        raise UsageError(f"The card {path} is longer than {MAX_CHARACTERS // 4:,} characters.")
+    return card
 
 
 def _dataset(annotations: Path, images: Path, args: argparse.Namespace) -> CocoDataset:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import plotly.graph_objects as go
 
@@ -14,6 +15,30 @@ SERIES: dict[str, tuple[str, str, str]] = {
     "AP50": ("AP50 on the validation photos", OKABE_ITO[2], "dot"),
 }
 """Key -> name, colour and dash: a line is told by both."""
+
+CURVES: dict[str, tuple[str, ...]] = {
+    "curve": ("step", "classification", "bbox_regression"),
+    "validations": ("step", "AP50"),
+}
+"""The parts of a model card that hold points, and what each point must have."""
+
+
+def points_of(card: Mapping[str, Any], name: str) -> list[Mapping[str, float]]:
+    """The points of a card's part that can be drawn; a card is somebody's file, so it is checked.
+
+    Args:
+        card: of a model.
+        name: one of `CURVES`.
+    """
+    points = card.get(name)
+    if not isinstance(points, list):
+        return []
+    return [
+        point
+        for point in points
+        if isinstance(point, Mapping)
+        and all(isinstance(point.get(key), int | float) for key in CURVES[name])
+    ]
 
 
 def training_curves(

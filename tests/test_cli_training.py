@@ -1,0 +1,144 @@
+"""`train` and `evaluate` on the command line: what they write, and refusals before the work."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file
+
+import retinanet.cli.evaluate as evaluate_command
+import retinanet.cli.train as train_command
+from retinanet.__main__ import main
+from tests.shapes import write_shapes
+
+ROOT = Path(__file__).parent.parent
+
+
+def test_the_command_line_trains_evaluates_and_writes_a_card(tmp_path):
+    annotations = write_shapes(tmp_path / "data")
+    images = str(tmp_path / "data" / "images")
+    out = tmp_path / "model.safetensors"
+    command = [sys.executable, "-m", "retinanet", "train", str(annotations), "--images", images]
+    command += ["--val", str(annotations), "--depth", "18", "--num-convs", "1", "--min-size", "64"]
+    command += ["--max-size", "96", "--steps", "2", "--batch-size", "2", "--out", str(out)]
+    command += ["--run-folder", str(tmp_path / "run"), "--device", "cpu"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
+    assert done.returncode == 0, done.stderr
+    with safe_open(out, "pt") as file:
+        card = json.loads(file.metadata()["card"])
+    assert card["recipe"]["steps"] == 2
+    assert "AP50" in card["validation"]
+    command = [sys.executable, "-m", "retinanet", "evaluate", str(annotations)]
+    command += ["--images", images, "--weights", str(out), "--device", "cpu"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("AP ")
+
+
+@pytest.mark.parametrize(
+    ("extra", "sentence"),
+    [
+        (["--images", "nowhere"], "no folder nowhere"),
+        (["--images", ".", "--depth", "49"], "depth must be one of"),
+        (["--images", ".", "--fg-iou-thresh", "0.2"], "bg_iou_thresh"),
+    ],
+)
+def test_bad_options_end_in_one_line_and_exit_code_2(tmp_path, capsys, extra, sentence):
+    annotations = write_shapes(tmp_path / "data")
+    if extra[1] == ".":
+        extra = ["--images", str(tmp_path / "data" / "images"), *extra[2:]]
+    code = main(["train", str(annotations), *extra, "--out", str(tmp_path / "x.safetensors")])
+    assert code == 2
+    error = capsys.readouterr().err.strip()
+    assert sentence in error
+    assert "\n" not in error
+
+
+@pytest.fixture
+def command(tmp_path):
+    """A `train` command that ends after two steps; later options win."""
+    annotations = write_shapes(tmp_path / "data")
+    images = str(tmp_path / "data" / "images")
+    shape = ["--depth", "18", "--num-convs", "1", "--min-size", "64", "--max-size", "96"]
+    work = ["--steps", "2", "--batch-size", "2", "--device", "cpu"]
+    places = ["--out", str(tmp_path / "m.safetensors"), "--run-folder", str(tmp_path / "run")]
+    return ["train", str(annotations), "--images", images, *shape, *work, *places]
+
+
+def test_the_seed_decides_the_weights(command, tmp_path):
+    def weights(seed, start):
+        torch.manual_seed(start)
+        out = tmp_path / f"{seed}-{start}.safetensors"
+        assert main([*command, "--out", str(out), "--seed", str(seed)]) == 0
+        return load_file(out)
+
+    first, same, other = weights(1, start=5), weights(1, start=6), weights(2, start=5)
+    assert all(torch.equal(value, same[name]) for name, value in first.items())
+    frozen = "backbone.body.conv1.weight"  # as it was initialised
+    assert not torch.equal(first[frozen], other[frozen])
+
+
+def test_a_resumed_run_keeps_its_validations(command, tmp_path):
+    validating = ["--val", command[1], "--val-every", "1", "--checkpoint-every", "1"]
+    assert main([*command, *validating]) == 0
+    assert main([*command, *validating, "--steps", "3", "--resume"]) == 0
+    with safe_open(tmp_path / "m.safetensors", "pt") as file:
+        card = json.loads(file.metadata()["card"])
+    assert [point["step"] for point in card["validations"]] == [1, 2, 3]
+
+
+def never(*_arguments, **_options):
+    raise AssertionError("this must be refused before the work")
+
+
+def refusal(capsys, arguments):
+    assert main([str(argument) for argument in arguments]) == 2
+    error = capsys.readouterr().err
+    lines = [line for line in error.splitlines() if not line.startswith("data: ")]
+    assert len(lines) == 1, error
+    return lines[0]
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--out", "m.pth"], "must end in .safetensors"),
+        (["--out", "no/such/m.safetensors"], "does not exist"),
+        (["--card", "missing.json"], "cannot be read"),
+        (["--card", "list.json"], "must hold a JSON object"),
+        (["--card", "text.json"], "not a JSON file"),
+        (["--run-folder", "text.json"], "cannot be written"),
+        (["--run-folder", "text.json/run"], "cannot be written"),
+        (["--weights", "m.safetensors"], "inputs"),
+        (["--clip-grad-norm", "0"], "clip_grad_norm"),
+    ],
+)
+def test_train_refuses_before_the_work(command, tmp_path, capsys, monkeypatch, options, words):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(train_command, "train", never)
+    Path("list.json").write_text("[]")
+    Path("text.json").write_text("{")
+    assert words in refusal(capsys, [*command, *options])
+
+
+def test_a_damaged_log_is_refused_before_the_work(command, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(train_command, "train", never)
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "curve.jsonl").write_text('{"step": 20, "classif')
+    assert "damaged" in refusal(capsys, [*command, "--resume"])
+
+
+@pytest.mark.parametrize("option", ["--json", "--results"])
+def test_evaluate_refuses_before_the_work(tmp_path, capsys, monkeypatch, option):
+    monkeypatch.setattr(evaluate_command, "load_model", never)
+    annotations = write_shapes(tmp_path / "data")
+    arguments = ["evaluate", annotations, "--images", annotations.parent / "images", option]
+    assert "does not exist" in refusal(capsys, [*arguments, "no/such/x.json"])
+    assert "is a folder" in refusal(capsys, [*arguments, tmp_path])
+    before = annotations.read_bytes()
+    assert "overwritten" in refusal(capsys, [*arguments, annotations])
+    assert annotations.read_bytes() == before
