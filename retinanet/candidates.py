@@ -45,8 +45,8 @@ CUT_SHOWN = 1000
 
 LADDER_FLOORS: tuple[float, ...] = (0.0, 1e-3, 1e-2)
 LADDER_SCORES = 1_000_000
-"""From the lowest of these floors that at most so many scores of a level reach, scores are kept: put
-in order at once; the others, millions in a large picture, when a threshold first asks for them."""
+"""From the lowest of these floors that at most so many scores of a level reach, scores are kept and
+put in order at once; the others, millions in a large picture, when a threshold first asks."""
 
 _UPPER_BITS_OF_ONE = 0x3F80  # of the float32 1.0, the largest score
 
