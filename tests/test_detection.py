@@ -164,15 +164,18 @@ def test_one_crowded_class_goes_through_torchvisions_own_nms(monkeypatch):
         assert_equals_torchvision(outputs, config)
 
 
-def test_equal_scores_go_by_level_anchor_class():
+def test_equal_scores_go_as_torch_topk_puts_them():
     outputs = make_outputs()
     outputs.cls_logits[:] = [torch.zeros_like(level) for level in outputs.cls_logits]
-    trace = detect(outputs, PostprocessConfig(topk_candidates=7, nms_thresh=1.0))
+    config = PostprocessConfig(topk_candidates=7, nms_thresh=1.0)
+    trace = detect(outputs, config)
     table = trace.candidates
     entered = table.fate != FATES.index("cut_by_topk")
     flat = (table.anchor * 5 + table.label)[entered]
     assert table.level[entered].tolist() == [level for level in range(5) for _ in range(7)]
-    assert flat.tolist() == list(range(7)) * 5
+    expected = [level.sigmoid().flatten().topk(7).indices for level in outputs.cls_logits]
+    assert flat.tolist() == torch.cat(expected).tolist()
+    assert_equals_torchvision(outputs, config)
 
 
 def test_coordinate_trick_limit_is_that_of_the_library():
@@ -322,8 +325,8 @@ def test_a_settings_change_never_reads_the_logits():
         cls_logits=Untouchable(),
         bbox_regression=Untouchable(),
         anchors=Untouchable(),
-        _memo=outputs._memo,
     )
+    prepared._memo.update(outputs._memo)
     for config in random_configs(11, 40):
         config = dataclasses.replace(
             config,
