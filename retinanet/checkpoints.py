@@ -212,8 +212,8 @@ def build_model(
     else:
         model = _meta_model(checkpoint, config)
         model.load_state_dict(checkpoint.state_dict, assign=True)
-        model.categories = checkpoint.categories
-        model.category_ids = checkpoint.category_ids
+        model.categories = checkpoint.categories or model.categories
+        model.category_ids = checkpoint.category_ids or model.category_ids
     model.name = checkpoint.name
     model.card = dict(checkpoint.card)
     model.recommended = checkpoint.recommended
@@ -375,18 +375,21 @@ def _open_official(name: str) -> Checkpoint:
 
 def _official_checkpoint(name: str, state_dict: dict[str, Tensor]) -> Checkpoint:
     meta = OFFICIAL[name].meta
-    categories = tuple(
-        None if label in ("__background__", "N/A") else label for label in meta["categories"]
-    )
+    categories, ids = _official_categories()
     card = {
         "summary": "torchvision's official weights.",
         "source": OFFICIAL[name].url,
         "recipe": meta["recipe"],
         "metrics": meta["_metrics"],
     }
-    config = OFFICIAL_CONFIGS[name]
-    ids = tuple(range(config.num_classes))
-    return Checkpoint(name, state_dict, config, True, categories, ids, card)
+    return Checkpoint(name, state_dict, OFFICIAL_CONFIGS[name], True, categories, ids, card)
+
+
+def _official_categories() -> tuple[tuple[str | None, ...], tuple[int, ...]]:
+    """Names and ids torchvision gives COCO's classes, None for the background and unused ids."""
+    names = OFFICIAL["coco-v1"].meta["categories"]
+    categories = tuple(None if name in ("__background__", "N/A") else name for name in names)
+    return categories, tuple(range(len(categories)))
 
 
 def _open_file(path: Path) -> Checkpoint:
@@ -409,13 +412,17 @@ def _open_file(path: Path) -> Checkpoint:
                 )
     except CheckpointError as error:
         raise CheckpointError(f"{path.name} cannot be used: {str(error).rstrip('.')}.") from error
+    categories, category_ids = metadata.categories, metadata.category_ids
+    says_nothing = metadata.config is None and not categories and not category_ids
+    if says_nothing and found.num_classes == OFFICIAL_CONFIGS["coco-v1"].num_classes:
+        categories, category_ids = _official_categories()  # as torchvision's training script saves
     return Checkpoint(
         name=path.name,
         state_dict=state_dict,
         config=metadata.config or found,
         declared=metadata.config is not None,
-        categories=metadata.categories,
-        category_ids=metadata.category_ids,
+        categories=categories,
+        category_ids=category_ids,
         card=metadata.card,
         recommended=metadata.recommended,
     )
