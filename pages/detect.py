@@ -8,16 +8,25 @@ from pages._shared.setup import prepare
 
 prepare()
 
-from pages._shared import explore, gallery, sidebar, state  # noqa: E402 - after the page settings
+from pages._shared import (  # noqa: E402 - after the page settings
+    explore,
+    gallery,
+    sidebar,
+    state,
+    view,
+)
 
 state.check_url()
+view.write_link()
 spec = sidebar.model_controls()
 picture = gallery.open_picture()
 state.show_notices()
-strip, uploader = st.columns([5, 3], gap="medium", vertical_alignment="top")
+strip, uploader, camera = st.columns([10, 5, 4], gap="medium", vertical_alignment="top")
 with strip:
     gallery.sample_strip(picture.key)
-    gallery.camera_control()
 with uploader:
     gallery.upload_control()
+with camera:
+    gallery.camera_switch()
+gallery.camera_control()
 explore.show(spec, picture)

@@ -24,11 +24,16 @@ _ROOMS = {
     "engine": ("Engine", "EngineError", "ModelSpec"),
     "evaluation": ("evaluate",),
     "images": ("ImageError", "load_image"),
+    "lessons": ("non_monotone",),
     "losses": ("LossTrace", "compute_loss"),
     "model": ("RetinaNet",),
+    "presets": ("Preset", "find_preset"),
+    "report": ("html_report",),
+    "rounds": ("nms_rounds",),
     "samples": ("load_sample",),
     "training": ("TrainConfig", "train"),
     "types": ("Image", "Outputs"),
+    "whynot": ("Inquest", "why_not"),
 }
 _ROOM_OF = {name: room for room, names in _ROOMS.items() for name in names}
 

@@ -1,7 +1,8 @@
 """The command line: `python -m retinanet detect photo.jpg`.
 
-A command is a module of `retinanet.cli` with a `SUMMARY`, `add_arguments(parser)` and
-`run(args) -> int`. Bad input ends in exit code 2 and one line, whatever room found it.
+A command is a module of `retinanet.cli`, named as it without hyphens, with a `SUMMARY`,
+`add_arguments(parser)` and `run(args) -> int`. Bad input ends in exit code 2 and one line, whatever
+room found it.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from collections.abc import Sequence
 from importlib import import_module
 from typing import NoReturn
 
-COMMANDS: tuple[str, ...] = ("detect", "train", "evaluate", "benchmark")
+COMMANDS: tuple[str, ...] = ("detect", "why-not", "train", "evaluate", "benchmark")
 
 BAD_INPUT = 2
 INTERRUPTED = 130
@@ -34,7 +35,7 @@ def build_parser(commands: Sequence[str] = COMMANDS) -> argparse.ArgumentParser:
     )
     subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name in commands:
-        module = import_module(f"retinanet.cli.{name}")
+        module = import_module(f"retinanet.cli.{name.replace('-', '')}")
         command = subparsers.add_parser(name, help=module.SUMMARY, description=module.SUMMARY)
         module.add_arguments(command)
         command.set_defaults(run=module.run)

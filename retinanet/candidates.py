@@ -3,7 +3,7 @@
 A settings change must not touch the 18 million (anchor, class) pairs of an 800x1333 picture again.
 So for each level the best pairs are picked, ordered and decoded once (`LevelHead`), and the scores
 are put in order once so that any threshold can be counted (`ScoreLadder`). What is left for each
-change is slicing and NMS.
+change is slicing and NMS; where single classes have floors, taking out the pairs under them.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
-from torchvision.ops import batched_nms, clip_boxes_to_image
+from torchvision.ops import batched_nms
 
-from retinanet.box_coder import decode
 from retinanet.config import PostprocessConfig
+from retinanet.level_head import BEYOND, Floors, LevelHead, level_scores, make_head, starting_with
 from retinanet.nms import (
     PAIR_BUDGET,
     Overlaps,
@@ -49,47 +49,6 @@ LADDER_SCORES = 1_000_000
 put in order at once; the others, millions in a large picture, when a threshold first asks."""
 
 _UPPER_BITS_OF_ONE = 0x3F80  # of the float32 1.0, the largest score
-
-
-@dataclass(frozen=True, eq=False, slots=True)
-class LevelHead:
-    """The best M pairs of one level, by score; equal scores by flat index (anchor, then class).
-
-    In the head that `Candidates.enter` gives, equal scores are in torchvision's order instead, and
-    of those that the cut divides, torchvision's are before it.
-
-    Args:
-        scores: [M] float32 in [0, 1]; 0 where the logit is not a number.
-        anchors: [M] int64 index of the anchor within its level.
-        labels: [M] int64.
-        boxes: [M, 4] float32 xyxy, decoded and clipped, pixels of the resized image.
-        negated: [M] float32 on the CPU, -scores: ascending, so that it can be searched.
-        rows: [M] int64 place of each pair in the order by flat index, M for a pair beyond it.
-    """
-
-    scores: Tensor
-    anchors: Tensor
-    labels: Tensor
-    boxes: Tensor
-    negated: np.ndarray
-    rows: np.ndarray
-
-    def __len__(self) -> int:
-        return len(self.negated)
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes held."""
-        tensors = (self.scores, self.anchors, self.labels, self.boxes)
-        return sum(part.nbytes for part in (*tensors, self.negated, self.rows))
-
-    def count_above(self, score_thresh: float) -> int:
-        """How many of these pairs have a score strictly above the threshold."""
-        return int(np.searchsorted(self.negated, -np.float32(score_thresh), side="left"))
-
-    def has_ties(self, count: int) -> bool:
-        """Whether two of the first `count` scores are equal."""
-        return bool((self.negated[1:count] == self.negated[: max(count - 1, 0)]).any())
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -164,9 +123,11 @@ class Candidates:
         self._ladders: list[tuple[float, ScoreLadder]] = []  # (counts from here up, ladder)
         self._flat: dict[int, FlatScores] = {}  # only of levels where equal scores asked for it
         self._overlaps: tuple[list[int], Overlaps | None] | None = None
+        self._floored: dict[int, tuple[Floors, int, LevelHead]] = {}  # level: of `_from_all`
+        self._columns: dict[tuple[int, int], np.ndarray] = {}  # (level, label): ascending scores
         for level, logits in enumerate(outputs.cls_logits):
-            scores = _level_scores(logits)
-            self.heads.append(_make_head(outputs, level, scores, HEAD_PAIRS))
+            scores = level_scores(logits)
+            self.heads.append(make_head(outputs, level, scores, HEAD_PAIRS))
             self._positive.append(int(torch.count_nonzero(scores)))
             if scores.device.type == "cpu":
                 self._ladders.append(_first_ladder(scores))
@@ -175,7 +136,8 @@ class Candidates:
     def nbytes(self) -> int:
         """Bytes held."""
         parts = [*self.heads, *(ladder for _, ladder in self._ladders)]
-        parts += list(self._flat.values())
+        parts += [*self._flat.values(), *self._columns.values()]
+        parts += [head for _, _, head in list(self._floored.values())]
         if self._overlaps and self._overlaps[1]:
             parts.append(self._overlaps[1])
         return sum(part.nbytes for part in parts)
@@ -185,58 +147,140 @@ class Candidates:
     ) -> tuple[LevelHead, int]:
         """A level's pairs in torchvision's order, and how many of them it sends to NMS.
 
-        Only where scores are equal is there a choice. It is made by `torch.topk`, from all the
-        scores above the threshold and their order, so there it is asked the same question again.
+        Pairs under their class's floor are left out. Only where scores are equal is there a choice.
+        It is made by `torch.topk`, from all the scores that pass and their order, so there it is
+        asked the same question again.
         """
+        score_thresh, floors = config.score_thresh, Floors.of(outputs, config)
         take = self.take(outputs, level, config)
         head = self.heads[level]
-        above = head.count_above(config.score_thresh)
+        has_all = self._has_all_above(level, head, score_thresh)
+        if floors:
+            head = floors.applied(head)
+            wanted = config.topk_candidates + CUT_SHOWN
+            if len(head) < wanted and not has_all:
+                passing = self.count_above(outputs, level, score_thresh, floors)
+                head = self.floored(outputs, level, floors, min(wanted, passing))
+            take = min(head.count_above(score_thresh), config.topk_candidates)
+        above = head.count_above(score_thresh)
         if not head.has_ties(min(take + 1, above)):
             return head, take
         flat = head.anchors * outputs.num_classes + head.labels
-        if above < len(head) or len(head) == self.totals[level]:
+        if has_all:
             rows = flat[:above].sort().indices
             chosen = flat[rows[head.scores[rows].topk(take).indices]]
         else:
-            chosen = self._topk(outputs, level, config.score_thresh, take)
-        return _starting_with(outputs, level, head, flat, chosen), take
+            chosen = self._topk(outputs, level, score_thresh, take, floors)
+        return starting_with(outputs, level, head, flat, chosen), take
 
-    def _topk(self, outputs: Outputs, level: int, score_thresh: float, take: int) -> Tensor:
+    def _has_all_above(self, level: int, head: LevelHead, score_thresh: float) -> bool:
+        """Whether every pair of a level with a score above the threshold is among the prepared."""
+        return len(head) == self.totals[level] or head.count_above(score_thresh) < len(head)
+
+    def _topk(
+        self, outputs: Outputs, level: int, score_thresh: float, take: int, floors: Floors | None
+    ) -> Tensor:
         """[take] int64 flat indices of a level's best pairs, as torchvision picks them."""
         known = self._flat_scores(outputs, level) if self._ladders else None
         if known is None or np.float32(score_thresh) < np.float32(known.floor):
-            scores = _level_scores(outputs.cls_logits[level]).flatten()
-            above = scores > score_thresh
-            return above.nonzero().flatten()[scores[above].topk(take).indices]
-        above = known.scores > score_thresh
-        return known.index[above][known.scores[above].topk(take).indices].long()
+            scores = level_scores(outputs.cls_logits[level]).flatten()
+            index = (scores > score_thresh).nonzero().flatten()
+            scores = scores[index]
+        else:
+            above = known.scores > score_thresh
+            index, scores = known.index[above].long(), known.scores[above]
+        if floors:
+            passed = floors.passed(scores, index % outputs.num_classes)
+            index, scores = index[passed], scores[passed]
+        return index[scores.topk(take).indices]
+
+    def floored(self, outputs: Outputs, level: int, floors: Floors, wanted: int) -> LevelHead:
+        """A level's best pairs above their class's floor: `wanted`, or more, or all there are."""
+        prepared = self.heads[level]
+        head = floors.applied(prepared)
+        if len(head) >= wanted or len(prepared) == self.totals[level]:
+            return head
+        if floors.none_at_most(-float(prepared.negated[-1])):
+            return head
+        return self._from_all(outputs, level, floors, wanted, head)
+
+    def _from_all(
+        self, outputs: Outputs, level: int, floors: Floors, wanted: int, prepared: LevelHead
+    ) -> LevelHead:
+        """The same from all scores; `prepared` are those among the prepared pairs."""
+        with self._lock:
+            known = self._floored.get(level)
+            if known is None or known[0].pairs != floors.pairs or known[1] < wanted:
+                size = max(wanted, HEAD_PAIRS)
+                scores = floors.masked(level_scores(outputs.cls_logits[level]))
+                head = make_head(outputs, level, scores, size)
+                rows = np.full(len(head), BEYOND)
+                rows[: len(prepared)] = prepared.rows
+                known = self._floored[level] = (floors, size, replace(head, rows=rows))
+        return known[2]
 
     def _flat_scores(self, outputs: Outputs, level: int) -> FlatScores:
         with self._lock:
             if level not in self._flat:
-                scores = _level_scores(outputs.cls_logits[level]).flatten()
+                scores = level_scores(outputs.cls_logits[level]).flatten()
                 floor, reached = _first_floor(scores)
                 index = reached.nonzero().flatten()
                 self._flat[level] = FlatScores(floor, index.int(), scores[index])
             return self._flat[level]
 
-    def count_above(self, outputs: Outputs, level: int, score_thresh: float) -> int:
-        """Pairs of a level with a score strictly above the threshold, exactly."""
+    def count_above(
+        self, outputs: Outputs, level: int, score_thresh: float, floors: Floors | None = None
+    ) -> int:
+        """Pairs of a level with a score strictly above the threshold and any floor, exactly."""
         head = self.heads[level]
-        count = head.count_above(score_thresh)
-        if count < len(head) or len(head) == self.totals[level]:
-            return count
+        if self._has_all_above(level, head, score_thresh):
+            return (floors.applied(head) if floors else head).count_above(score_thresh)
+        count = self._count_all_above(outputs, level, score_thresh)
+        for label, floor in floors.pairs if floors else ():
+            if np.float32(floor) > np.float32(score_thresh):
+                ends = np.array([score_thresh, floor], np.float32)
+                column = self._column(outputs, level, label, floors)
+                below, above = np.searchsorted(column, ends, side="right")
+                count -= int(above - below)
+        return count
+
+    def may_have_more(
+        self, outputs: Outputs, level: int, config: PostprocessConfig, count: int
+    ) -> bool:
+        """Whether more pairs of a level than the best `count` prepared ones pass its thresholds.
+
+        Without floors it is also True where that would have to be counted.
+        """
+        floors = Floors.of(outputs, config)
+        if floors is None and not self._has_all_above(
+            level, self.heads[level], config.score_thresh
+        ):
+            return True
+        return self.count_above(outputs, level, config.score_thresh, floors) > count
+
+    def _count_all_above(self, outputs: Outputs, level: int, score_thresh: float) -> int:
+        """The same without floors, where not all those pairs are prepared."""
         if np.float32(score_thresh) == 0:
             return self._positive[level]
         if not self._ladders:  # an accelerator counts them all in no time
-            return int((_level_scores(outputs.cls_logits[level]) > score_thresh).sum())
+            return int((level_scores(outputs.cls_logits[level]) > score_thresh).sum())
         with self._lock:
             floor, ladder = self._ladders[level]
             if np.float32(score_thresh) < np.float32(floor):
-                scores = _level_scores(outputs.cls_logits[level]).flatten().numpy()
+                scores = level_scores(outputs.cls_logits[level]).flatten().numpy()
                 ladder = ScoreLadder.build(scores)
                 self._ladders[level] = (0.0, ladder)
         return ladder.count_above(score_thresh)
+
+    def _column(self, outputs: Outputs, level: int, label: int, floors: Floors) -> np.ndarray:
+        """The scores of one class on a level, ascending; those of all floored classes at once."""
+        with self._lock:
+            if (level, label) not in self._columns:
+                # Of the whole level: the sigmoid of a column alone may differ in the last bit.
+                scores = level_scores(outputs.cls_logits[level])
+                for own, _ in floors.pairs:
+                    self._columns[level, own] = np.sort(scores[:, own].cpu().numpy())
+            return self._columns[level, label]
 
     def take(self, outputs: Outputs, level: int, config: PostprocessConfig) -> int:
         """How many pairs a level sends to NMS; prepares more of them where needed."""
@@ -247,9 +291,9 @@ class Candidates:
             wanted = min(config.topk_candidates + CUT_SHOWN, count)
             with self._lock:
                 if wanted > len(self.heads[level]):
-                    scores = _level_scores(outputs.cls_logits[level])
+                    scores = level_scores(outputs.cls_logits[level])
                     size = max(wanted, 2 * len(head))
-                    self.heads[level] = _make_head(outputs, level, scores, size)
+                    self.heads[level] = make_head(outputs, level, scores, size)
         return min(count, config.topk_candidates)
 
     def nms(self, heads: Sequence[LevelHead], takes: Sequence[int], nms_thresh: float) -> Tensor:
@@ -268,7 +312,7 @@ class Candidates:
         place = _places(heads, takes, prefixes)
         if place is None:
             return batched_nms(boxes, scores, labels, nms_thresh)
-        pairs = _in_order(overlaps.above(nms_thresh), place, scores.numpy())
+        pairs = _in_order(overlaps.last_above(nms_thresh), place, scores.numpy())
         kept = torch.from_numpy(np.flatnonzero(survivors(len(boxes), pairs)))
         # torchvision's last step. (`index_select`: plain indexing starts threads, and a knob that
         # is dragged would wait for them on a busy machine.)
@@ -287,7 +331,9 @@ class Candidates:
                 prefixes = [min(longest, len(head)) for head in own]
                 boxes, scores, labels = (part.numpy() for part in selected(own, prefixes))
                 feasible = count_pairs(labels) <= PAIR_BUDGET
-                overlaps = find_overlaps(boxes, labels, score_order(scores)) if feasible else None
+                overlaps = None
+                if feasible:
+                    overlaps = find_overlaps(boxes, labels, score_order(scores)).ascending()
                 known = self._overlaps = (prefixes, overlaps)
         prefixes, overlaps = known
         return None if overlaps is None else (prefixes, overlaps)
@@ -306,39 +352,6 @@ def selected(heads: Sequence[LevelHead], takes: Sequence[int]) -> tuple[Tensor, 
         torch.cat([head.scores[:take] for head, take in slices]),
         torch.cat([head.labels[:take] for head, take in slices]),
     )
-
-
-def _level_scores(logits: Tensor) -> Tensor:
-    # A logit that is not a number passes no threshold in torchvision; a score of 0 neither.
-    return torch.sigmoid(logits).nan_to_num_(nan=0.0)
-
-
-def _starting_with(
-    outputs: Outputs, level: int, head: LevelHead, flat: Tensor, chosen: Tensor
-) -> LevelHead:
-    """The head with other pairs of the same scores first.
-
-    Args:
-        flat: [M] int64 flat indices of the head's pairs.
-        chosen: [take] int64 flat indices; one that is not the head's has the head's last score.
-    """
-    ascending, rows = flat.sort()
-    near = torch.searchsorted(ascending, chosen).clamp_(max=len(flat) - 1)
-    inside = ascending[near] == chosen
-    first = rows[near]
-    left = torch.ones_like(flat, dtype=torch.bool)
-    left[first[inside]] = False
-    left = left.nonzero().flatten()
-    order = torch.cat([torch.where(inside, first, len(flat)), left])[: len(flat)]
-    if bool(inside.all()):
-        anchors, labels, boxes = (
-            column.index_select(0, order) for column in (head.anchors, head.labels, head.boxes)
-        )
-    else:
-        pairs = torch.cat([chosen, flat[left]])[: len(flat)]
-        anchors, labels = pairs // outputs.num_classes, pairs % outputs.num_classes
-        boxes = _boxes(outputs, level, anchors)
-    return replace(head, anchors=anchors, labels=labels, boxes=boxes, rows=order.cpu().numpy())
 
 
 def _places(
@@ -368,43 +381,6 @@ def _in_order(pairs: Overlaps, place: np.ndarray, scores: np.ndarray) -> Overlap
     return Overlaps(
         np.where(turned, second, first), np.where(turned, first, second), pairs.iou[entered]
     )
-
-
-def _boxes(outputs: Outputs, level: int, anchors: Tensor) -> Tensor:
-    """The decoded and clipped boxes [N, 4] of a level's anchors [N]."""
-    boxes = decode(outputs.bbox_regression[level][anchors], outputs.anchors[level][anchors])
-    return clip_boxes_to_image(boxes, outputs.image_size)
-
-
-def _make_head(outputs: Outputs, level: int, scores: Tensor, size: int) -> LevelHead:
-    pairs = _best_pairs(scores, size)
-    anchors, labels = pairs // scores.shape[1], pairs % scores.shape[1]
-    best = scores.flatten()[pairs]
-    return LevelHead(
-        scores=best,
-        anchors=anchors,
-        labels=labels,
-        boxes=_boxes(outputs, level, anchors),
-        negated=-best.cpu().numpy(),
-        rows=np.arange(len(best)),
-    )
-
-
-def _best_pairs(scores: Tensor, size: int) -> Tensor:
-    """Flat indices of the best `size` of scores [R, K], by score, then by index."""
-    flat = scores.flatten()
-    if len(flat) <= size:
-        return flat.sort(descending=True, stable=True).indices
-    # The `size` best anchors alone hold `size` pairs this good, so nothing below can be in.
-    enough = len(scores) >= size
-    floor = scores.amax(dim=1).topk(size).values[-1] if enough else flat.new_zeros(())
-    index = (flat >= floor).nonzero().flatten()
-    values = flat[index]
-    worst = values.topk(size).values[-1]
-    tied = (values == worst).nonzero().flatten()
-    above = (values > worst).nonzero().flatten()
-    chosen = torch.cat([above, tied[: size - len(above)]]).sort().values
-    return index[chosen][values[chosen].sort(descending=True, stable=True).indices]
 
 
 def _first_ladder(scores: Tensor) -> tuple[float, ScoreLadder]:

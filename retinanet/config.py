@@ -7,6 +7,7 @@ cannot work is refused here, in words, before anything is computed with it.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from numbers import Integral, Real
 from typing import Any, Literal, get_args
@@ -32,16 +33,42 @@ def _integer(owner: str, name: str, value: Any, low: int, high: int | None = Non
 
 
 def _number(owner: str, name: str, value: Any, low: float, high: float = math.inf) -> None:
-    if isinstance(value, bool) or not isinstance(value, Real) or math.isnan(value):
+    if isinstance(value, bool) or not isinstance(value, Real) or value != value:  # not a number
         raise ConfigError(f"{owner}: {name} must be a number, not {value!r}.")
-    if not low <= value <= high or math.isinf(value):
+    if not low <= value <= high or value == math.inf:
         bounds = f"between {low:g} and {high:g}" if math.isfinite(high) else f"{low:g} or more"
-        raise ConfigError(f"{owner}: {name} must be {bounds}, not {value:g}.")
+        shown = f"{value:g}" if abs(value) < 1e300 else "so large a number"
+        raise ConfigError(f"{owner}: {name} must be {bounds}, not {shown}.")
 
 
 def _boolean(owner: str, name: str, value: Any) -> None:
     if not isinstance(value, bool):
         raise ConfigError(f"{owner}: {name} must be True or False, not {value!r}.")
+
+
+def _floors(owner: str, name: str, value: Any) -> tuple[tuple[int, float], ...]:
+    """A number in [0, 1] for each of some labels, from a mapping or pairs, in order of the labels.
+
+    A label may be text, as every key in JSON is.
+    """
+    pairs = value.items() if isinstance(value, Mapping) else value
+    form = f"{owner}: {name} must give a number for each of some labels, as {{0: 0.5}}"
+    if isinstance(pairs, str | bytes):
+        raise ConfigError(f"{form}, not {value!r}.")
+    try:
+        pairs = [(label, floor) for label, floor in pairs]
+    except (TypeError, ValueError):
+        raise ConfigError(f"{form}, not {value!r}.") from None
+    floors: dict[int, float] = {}
+    for label, floor in pairs:
+        if isinstance(label, str) and label.isascii() and label.isdecimal() and len(label) < 10:
+            label = int(label)
+        _integer(owner, f"a label of {name}", label, 0)
+        _number(owner, name, floor, 0.0, 1.0)
+        if int(label) in floors:
+            raise ConfigError(f"{owner}: {name} names label {label} twice.")
+        floors[int(label)] = float(floor)
+    return tuple(sorted(floors.items()))
 
 
 class _Config:
@@ -183,15 +210,20 @@ class PostprocessConfig(_Config):
             this; [0, 1].
         topk_candidates: the best pairs that each pyramid level may send to NMS, 1 or more.
         detections_per_img: the best boxes kept after NMS, 1 or more (COCO's AP counts 100).
+        class_score_thresh: a floor for some classes, by label index: there the score must be
+            strictly above this too; each in [0, 1]. Given as {label: floor} or as pairs, held as
+            pairs in order of the labels. Not in torchvision; empty there and by default. A label
+            that a model has not changes nothing.
 
     Raises:
-        ConfigError: a value is outside its range.
+        ConfigError: a value is outside its range, or a label is named twice.
     """
 
     score_thresh: float = 0.05
     nms_thresh: float = 0.5
     topk_candidates: int = 1000
     detections_per_img: int = 300
+    class_score_thresh: tuple[tuple[int, float], ...] = ()
 
     def __post_init__(self) -> None:
         owner = "PostprocessConfig"
@@ -199,3 +231,16 @@ class PostprocessConfig(_Config):
         _number(owner, "nms_thresh", self.nms_thresh, 0.0, 1.0)
         _integer(owner, "topk_candidates", self.topk_candidates, 1)
         _integer(owner, "detections_per_img", self.detections_per_img, 1)
+        floors = _floors(owner, "class_score_thresh", self.class_score_thresh)
+        object.__setattr__(self, "class_score_thresh", floors)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields as plain data, in order; `from_dict` reads it back.
+
+        "class_score_thresh" is there only when it is not empty: {"0": 0.5}, as JSON has it.
+        """
+        plain = _Config.to_dict(self)  # `super()` does not work in a dataclass with slots
+        floors = plain.pop("class_score_thresh")
+        if floors:
+            plain["class_score_thresh"] = {str(label): floor for label, floor in floors}
+        return plain

@@ -23,13 +23,13 @@ from retinanet.candidates import (
     KEPT,
     OVER_LIMIT,
     SUPPRESSED,
-    LevelHead,
     candidates_of,
     selected,
 )
 from retinanet.config import PostprocessConfig
 from retinanet.explain import explain
 from retinanet.images import resize_boxes
+from retinanet.level_head import Floors, LevelHead
 from retinanet.nms import (
     coordinate_trick_limit,
     find_overlaps,
@@ -108,14 +108,14 @@ class DetectionTrace:
     @cached_property
     def counts_per_level(self) -> dict[str, dict[str, int]]:
         """{"P3": {fate: pairs}, ...}; each sums to the level's anchors x classes."""
-        prepared = candidates_of(self.outputs)
+        prepared, floors = candidates_of(self.outputs), Floors.of(self.outputs, self.config)
         level_of = np.repeat(np.arange(len(self.takes)), self.takes)[self.survivors.cpu().numpy()]
         levels = len(self.takes)
         kept = np.bincount(level_of[: len(self)], minlength=levels)
         over = np.bincount(level_of[len(self) :], minlength=levels)
         counts = {}
         for level, (name, take) in enumerate(zip(LEVELS, self.takes, strict=True)):
-            above = prepared.count_above(self.outputs, level, self.config.score_thresh)
+            above = prepared.count_above(self.outputs, level, self.config.score_thresh, floors)
             counts[name] = {
                 "below_thresh": prepared.totals[level] - above,
                 "cut_by_topk": above - take,
@@ -175,14 +175,29 @@ class DetectionTrace:
         return float(boxes.max())
 
     @cached_property
-    def _suppression(self) -> tuple[Tensor, Tensor]:
+    def nms_order(self) -> np.ndarray:
+        """[E] int64: rows of the candidates that entered NMS, in its order: score, level, rank.
+
+        They are the first E rows: those cut by top-K are listed last.
+        """
         table = self.candidates
-        entered = table.fate != CUT
+        columns = (table.rank, table.level, -table.score)
+        return np.lexsort([column[: sum(self.takes)].numpy() for column in columns])
+
+    @cached_property
+    def compared_boxes(self) -> np.ndarray:
+        """[E, 4] float32: the coordinates that NMS compared, of the first E rows (`shifted`)."""
+        entered = slice(sum(self.takes))
+        table = self.candidates
         boxes, labels = table.box[entered].numpy(), table.label[entered].numpy()
-        compared = shifted(boxes, labels, self.max_coordinate)
-        order = self._entered_order()
-        kept = table.fate[entered].numpy() != SUPPRESSED
-        pairs = find_overlaps(compared, labels, order, self._least_suppressing_iou)
+        return shifted(boxes, labels, self.max_coordinate)
+
+    @cached_property
+    def _suppression(self) -> tuple[Tensor, Tensor]:
+        table, order = self.candidates, self.nms_order
+        labels = table.label[: len(order)].numpy()
+        kept = table.fate[: len(order)].numpy() != SUPPRESSED
+        pairs = find_overlaps(self.compared_boxes, labels, order, self._least_suppressing_iou)
         by, iou = suppressors(kept, pairs, order)
         all_by, all_iou = np.full(len(table), -1, np.int64), np.zeros(len(table), np.float32)
         all_by[: len(by)], all_iou[: len(iou)] = by, iou
@@ -193,13 +208,6 @@ class DetectionTrace:
         # An accelerator's kernel may round the last bit of an IoU differently from the CPU.
         slack = 0.0 if self.survivors.device.type == "cpu" else 1e-5
         return max(0.0, self.config.nms_thresh - slack)
-
-    def _entered_order(self) -> np.ndarray:
-        """Rows of the candidates that entered NMS, in its order: score, level, rank."""
-        table = self.candidates
-        entered = (table.fate != CUT).nonzero().flatten().numpy()
-        columns = (table.rank, table.level, -table.score)
-        return entered[np.lexsort([column.numpy()[entered] for column in columns])]
 
 
 @torch.no_grad()

@@ -18,6 +18,7 @@ from retinanet.anchors import ANCHOR_SIZES, ASPECT_RATIOS, NUM_ANCHORS
 from retinanet.box_coder import decode
 from retinanet.candidates import CUT, FATES, candidates_of
 from retinanet.images import resize_boxes
+from retinanet.level_head import Floors, LevelHead
 from retinanet.nms import coordinate_trick_limit, pairwise_iou
 from retinanet.survival import (
     BY_CLASS,
@@ -43,7 +44,8 @@ def explain(trace: DetectionTrace, index: int) -> dict[str, Any]:
     this candidate is a detection when that knob alone moves (None: not worked out, too many
     candidates come before it), and "survives_nms", the same without the limit on detections.
     A "to" of None means no end. Thresholds on the score are rounded to float32, as torchvision
-    does. "known_up_to" is not None where more pairs of a level than are prepared could matter.
+    does; the floors of single classes stay as they are. "known_up_to" is not None where more pairs
+    of a level than are prepared could matter.
     Among equal scores the order is the trace's own; torchvision may order them anew at another
     setting.
     """
@@ -144,11 +146,11 @@ def _changes(trace: DetectionTrace, index: int) -> dict[str, Any]:
         over_nms = over_nms_thresh(entered, Stretch(0.0, math.inf, max_coordinate), limit)
     return {
         "score_thresh": {"value": score, **_described(over_score, _half_open)},
-        "nms_thresh": _described(over_nms, _up_to_one),
+        "nms_thresh": _described(over_nms, up_to_one),
         "topk_candidates": {"value": int(table.rank[index]), **_topk_changes(trace, index)},
         "detections_per_img": {
             "value": position or None,
-            "kept": _whole([(position, math.inf)]) if position else [],
+            "kept": whole([(position, math.inf)]) if position else [],
         },
     }
 
@@ -156,18 +158,18 @@ def _changes(trace: DetectionTrace, index: int) -> dict[str, Any]:
 def _topk_changes(trace: DetectionTrace, index: int) -> dict[str, Any]:
     score = float(trace.candidates.score[index])
     above = [head.count_above(trace.config.score_thresh) for head in trace.heads]
-    stretches = _topk_stretches(trace, above)
+    stretches = topk_stretches(trace, above)
     rivals = _rivals(trace, index, above)
     survival = over_topk(
         rivals, stretches, trace.config.nms_thresh, trace.config.detections_per_img
     )
-    totals = candidates_of(trace.outputs).totals
+    prepared = candidates_of(trace.outputs)
     unknown = [
         len(head)
-        for head, count, total in zip(trace.heads, above, totals, strict=True)
+        for level, (head, count) in enumerate(zip(trace.heads, above, strict=True))
         # Pairs that are not prepared could come before the candidate, or end the last stretch.
-        if count == len(head) < total
-        and (float(head.scores[-1]) >= score or stretches[-1].max_coordinate != BY_CLASS)
+        if prepared.may_have_more(trace.outputs, level, trace.config, count)
+        and (-float(head.negated[-1]) >= score or stretches[-1].max_coordinate != BY_CLASS)
     ]
     known_up_to = min(unknown, default=None)
     if known_up_to is not None:
@@ -175,7 +177,7 @@ def _topk_changes(trace: DetectionTrace, index: int) -> dict[str, Any]:
             _up_to(survival.survives, known_up_to),
             None if survival.kept is None else _up_to(survival.kept, known_up_to),
         )
-    return {**_described(survival, _whole), "known_up_to": known_up_to}
+    return {**_described(survival, whole), "known_up_to": known_up_to}
 
 
 def _rivals(trace: DetectionTrace, index: int, counts: tuple[int, ...] | list[int]) -> Rivals:
@@ -212,7 +214,8 @@ def _score_stretches(trace: DetectionTrace, score: float) -> list[Stretch]:
 
     How many candidates enter NMS decides how it keeps classes apart, and by what it shifts them.
     """
-    heads = [(head, min(len(head), trace.config.topk_candidates)) for head in trace.heads]
+    topk = trace.config.topk_candidates
+    heads = [(head, min(len(head), topk)) for head in _heads_to(trace, topk)]
     scores = np.concatenate([head.scores[:count].cpu().numpy() for head, count in heads])
     reach = np.concatenate([_reach(head.boxes[:count]) for head, count in heads])
     order = np.argsort(-scores, kind="stable")
@@ -229,8 +232,21 @@ def _score_stretches(trace: DetectionTrace, score: float) -> list[Stretch]:
     return _merged(stretches[::-1])
 
 
-def _topk_stretches(trace: DetectionTrace, above: list[int]) -> list[Stretch]:
-    """The same for `topk_candidates` from 1."""
+def _heads_to(trace: DetectionTrace, topk: int) -> tuple[LevelHead, ...]:
+    """The heads, with the pairs that enter at a lower score threshold; without floors they do."""
+    floors = Floors.of(trace.outputs, trace.config)
+    if floors is None:
+        return trace.heads
+    prepared = candidates_of(trace.outputs)
+    wanted = min(topk, _trick_limit(trace) + 1)  # beyond the limit coordinates stay as they are
+    return tuple(
+        head if len(head) >= wanted else prepared.floored(trace.outputs, level, floors, wanted)
+        for level, head in enumerate(trace.heads)
+    )
+
+
+def topk_stretches(trace: DetectionTrace, above: list[int]) -> list[Stretch]:
+    """The same for `topk_candidates` from 1, where `above` pairs of each level can enter."""
     topk = np.arange(1, max(above) + 1)
     entering = np.zeros(len(topk), dtype=np.int64)
     values = np.zeros(len(topk), dtype=np.float32)
@@ -276,14 +292,14 @@ def _half_open(intervals: Intervals) -> list[dict[str, Any]]:
     return [{"from": low, "to": high, "to_included": False} for low, high in intervals]
 
 
-def _up_to_one(intervals: Intervals) -> list[dict[str, Any]]:
+def up_to_one(intervals: Intervals) -> list[dict[str, Any]]:
     """Of a threshold that goes up to 1 inclusive."""
     return [
         {"from": low, "to": min(high, 1.0), "to_included": high > 1.0} for low, high in intervals
     ]
 
 
-def _whole(intervals: Intervals) -> list[dict[str, Any]]:
+def whole(intervals: Intervals) -> list[dict[str, Any]]:
     """Of whole numbers: both ends count."""
     return [
         {

@@ -49,6 +49,20 @@ class Overlaps:
         # np.float64 makes NumPy compare in double, as torchvision's kernel does.
         return self.where(self.iou > np.float64(nms_thresh))
 
+    def ascending(self) -> Overlaps:
+        """The pairs by IoU, the smallest first: what `last_above` wants."""
+        order = np.argsort(self.iou, kind="stable")
+        return Overlaps(self.first[order], self.second[order], self.iou[order])
+
+    def last_above(self, nms_thresh: float) -> Overlaps:
+        """`above` of pairs that are in ascending order: a slice, however many there are."""
+        # A float32 is above the threshold when it is above the float32 next below or at it.
+        floor = np.float32(nms_thresh)
+        if floor > np.float64(nms_thresh):
+            floor = np.nextafter(floor, np.float32(-1))
+        start = np.searchsorted(self.iou, floor, side="right")
+        return Overlaps(self.first[start:], self.second[start:], self.iou[start:])
+
     def where(self, mask: np.ndarray) -> Overlaps:
         """The pairs where `mask` [E] is True."""
         return Overlaps(self.first[mask], self.second[mask], self.iou[mask])

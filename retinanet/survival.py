@@ -57,7 +57,7 @@ class Rivals:
         return len(self.labels)
 
     def where(self, mask: np.ndarray) -> Rivals:
-        """Those where `mask` [n] is True."""
+        """Those where `mask` [n] is True, or with these indices."""
         return Rivals(self.boxes[mask], self.labels[mask], self.ranks[mask])
 
     @property
@@ -78,6 +78,30 @@ class Rivals:
             related[new] = True
             waiting.extend(new.tolist())
         return self.where(related)
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Lives:
+    """At which values of a knob each of several candidates survives NMS. I = number of intervals.
+
+    Args:
+        owner: [I] int64 candidate, ascending.
+        low: [I] float64 ...
+        high: [I] float64 ... the ends of [low, high); ascending and apart for each candidate.
+    """
+
+    owner: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+
+    def of(self, index: int) -> Intervals:
+        """Those of one candidate."""
+        own = slice(*np.searchsorted(self.owner, [index, index + 1]))
+        return list(zip(self.low[own].tolist(), self.high[own].tolist(), strict=True))
+
+    def alive(self, value: float) -> np.ndarray:
+        """The candidates that survive at a value, ascending."""
+        return self.owner[(self.low <= value) & (value < self.high)]
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -117,6 +141,38 @@ def over_topk(rivals: Rivals, stretches: list[Stretch], nms_thresh: float, limit
     return _survival(rivals, stretches, nms_thresh, True, limit)
 
 
+def lives_over_nms_thresh(candidates: Rivals, stretch: Stretch) -> Lives | None:
+    """`over_nms_thresh` of all candidates at once, given in NMS's order; None: too many pairs."""
+    return _all_lives(candidates, [stretch], None, False)
+
+
+def lives_over_topk(
+    candidates: Rivals, stretches: list[Stretch], nms_thresh: float
+) -> Lives | None:
+    """`over_topk` of all candidates at once, given in NMS's order; None: too many pairs."""
+    return _all_lives(candidates, stretches, nms_thresh, True)
+
+
+def _all_lives(
+    candidates: Rivals, stretches: list[Stretch], nms_thresh: float | None, from_rank: bool
+) -> Lives | None:
+    if count_pairs(candidates.labels) > PAIR_BUDGET:
+        return None
+    parts = [(np.zeros(0, np.int64), np.zeros(0), np.zeros(0))]
+    for stretch in stretches:
+        there = np.flatnonzero(candidates.ranks < stretch.stop) if from_rank else slice(None)
+        group = candidates.where(there)
+        lows, highs, offsets = _group_lives(group, stretch, nms_thresh, from_rank)
+        numbers = np.arange(len(candidates))[there]
+        parts.append((np.repeat(numbers, np.diff(offsets)), lows, highs))
+    owner, low, high = (np.concatenate(column) for column in zip(*parts, strict=True))
+    order = np.lexsort((low, owner))
+    owner, low, high = owner[order], low[order], high[order]
+    goes_on = (owner[1:] == owner[:-1]) & (low[1:] == high[:-1])
+    starts, ends = np.append(True, ~goes_on)[: len(owner)], np.append(~goes_on, True)[: len(owner)]
+    return Lives(owner[starts], low[starts], high[ends])
+
+
 def _survival(
     rivals: Rivals,
     stretches: list[Stretch],
@@ -130,19 +186,10 @@ def _survival(
     survives: Intervals = []
     kept: Intervals = []
     for stretch in stretches:
-        least_iou = nms_thresh or 0.0
-        group = rivals if with_everyone else rivals.same_class.relatives(stretch, least_iou)
-        pairs = find_overlaps(
-            shifted_for(group, stretch), group.labels, np.arange(len(group)), least_iou
-        )
-        if nms_thresh is None:
-            reach = pairs.iou.astype(np.float64)
-        else:
-            reach = np.full(len(pairs.iou), math.inf)
-        starts = np.full(len(group), stretch.start)
-        if from_rank:
-            starts = np.maximum(starts, group.ranks)
-        lows, highs, offsets = _lives(starts, stretch.stop, pairs, reach)
+        group = rivals
+        if not with_everyone:
+            group = rivals.same_class.relatives(stretch, nms_thresh or 0.0)
+        lows, highs, offsets = _group_lives(group, stretch, nms_thresh, from_rank)
         own = list(zip(lows[offsets[-2] :].tolist(), highs[offsets[-2] :].tolist(), strict=True))
         survives += own
         if with_everyone:
@@ -151,6 +198,22 @@ def _survival(
     if not limit_can_bind:
         return Survival(survives, survives)
     return Survival(survives, _joined(kept) if with_everyone else None)
+
+
+def _group_lives(
+    group: Rivals, stretch: Stretch, nms_thresh: float | None, from_rank: bool
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """`_lives` over a stretch, where the group holds everyone who matters to its members."""
+    order = np.arange(len(group))
+    pairs = find_overlaps(shifted_for(group, stretch), group.labels, order, nms_thresh or 0.0)
+    if nms_thresh is None:
+        reach = pairs.iou.astype(np.float64)
+    else:
+        reach = np.full(len(pairs.iou), math.inf)
+    starts = np.full(len(group), stretch.start)
+    if from_rank:
+        starts = np.maximum(starts, group.ranks)
+    return _lives(starts, stretch.stop, pairs, reach)
 
 
 def _lives(

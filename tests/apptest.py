@@ -10,6 +10,8 @@ from pathlib import Path
 import PIL.Image
 from streamlit.testing.v1 import AppTest
 
+from retinanet.figures.columns import unpack_columns
+
 ROOT = Path(__file__).parent.parent
 SMALL = {"weights": "random", "depth": "18", "min_size": "64", "max_size": "128"}
 ALL_BOXES = {**SMALL, "score_thresh": "0.0", "detections_per_img": "20"}
@@ -36,26 +38,29 @@ def component(app: AppTest, name: str) -> bytes:
 
 
 def header(packed: bytes) -> dict:
+    """The JSON at the head of a block of bytes."""
     (length,) = struct.unpack_from("<I", packed)
     return json.loads(packed[4 : 4 + length])
 
 
 def canvas(app: AppTest) -> dict:
-    return header(component(app, "canvas"))
+    """What the workbench is told, less its columns."""
+    return unpack_columns(component(app, "canvas"))[0]
+
+
+def kept_pairs(app: AppTest) -> list[int]:
+    """The pairs that the workbench shows as kept, best first."""
+    return unpack_columns(component(app, "canvas"))[1]["kept_pairs"].tolist()
 
 
 def widget(app: AppTest, kind: str, key: str):
     return next(one for one in getattr(app, kind) if one.key == key)
 
 
-def ledger(app: AppTest) -> str:
-    return next(one.value for one in app.get("html") if "rn-ledger" in str(one.value))
-
-
 def words(app: AppTest) -> str:
     blocks = (app.markdown, app.warning, app.error, app.caption, app.info)
     texts = [element.value for block in blocks for element in block]
-    return "\n".join([*texts, *(str(element.value) for element in app.get("html"))])
+    return "\n".join(texts)
 
 
 def jpeg(color: str = "red", size: tuple[int, int] = (64, 48)) -> bytes:

@@ -12,6 +12,12 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from urllib.parse import urlencode
+
+import numpy as np
+
+from pages._shared import stored
+from retinanet.engine import ModelSpec
 
 ROOT = Path(__file__).parent.parent
 ARGUMENTS = [
@@ -89,12 +95,12 @@ def wait_ready(page, timeout: float = 60_000) -> None:
 
 
 def wait_live(page, timeout: float = 90_000) -> None:
-    """Until the canvas shows the photo with a live result: no message lies over it."""
+    """Until the canvas shows the photo with the core's result: no message lies over it."""
     page.wait_for_function(
         """() => [...document.querySelectorAll('[data-testid=stBidiComponentIsolated]')].some(
             (host) => {
                 const stage = host.shadowRoot?.querySelector('.rn-stage');
-                return stage?.dataset.painted?.endsWith(':photo')
+                return stage?.dataset.painted?.endsWith(':photo') && stage.dataset.live === ''
                     && stage.querySelector('.rn-status').textContent === '';
             })""",
         timeout=timeout,
@@ -105,6 +111,44 @@ def wait_live(page, timeout: float = 90_000) -> None:
 STAGE = ".rn-stage"  # Playwright's CSS sees through open shadow roots
 
 
-def slider(page, key: str):
-    """The range input of a Streamlit slider."""
-    return page.locator(f".st-key-{key} input[type=range]")
+def link(address: str, **query: str) -> str:
+    """The app's address with query parameters."""
+    return f"{address}/?" + urlencode(query)
+
+
+def knob(page, name: str):
+    """The slider of a knob of the workbench."""
+    return page.locator(f"[data-knob='{name}'] input[type=range]")
+
+
+def knob_value(page, name: str):
+    """The field of a knob of the workbench in which a number can be typed."""
+    return page.locator(f"[data-knob='{name}'] input[type=number]")
+
+
+SPEC = ModelSpec("embedded", precision="fp32")
+LOW = {"score_thresh": "0.05"}  # weak boxes too, so that every photo has some
+
+
+def expected(core, image, config):
+    """What the core says in this process; the server's last bits may differ (threads)."""
+    return stored.result_from_trace(core.detect(image, SPEC, config)).table
+
+
+def listed_boxes(page) -> np.ndarray:
+    """The corners that the canvas lists for screen readers, [N, 4]."""
+    texts = page.locator(".rn-list li").all_text_contents()
+    return np.array([[float(v) for v in text.split("corners ")[1].split()] for text in texts])
+
+
+def wait_for_boxes(page, table, seconds: float = 120) -> None:
+    """Until the canvas shows these boxes, to a tenth of a pixel, and has painted them."""
+    end = time.monotonic() + seconds
+    shown = np.zeros((0, 4))
+    while time.monotonic() < end:
+        shown = listed_boxes(page)
+        if shown.shape == table.boxes.shape and np.abs(shown - table.boxes).max() < 0.11:
+            wait_live(page)
+            return
+        time.sleep(0.1)
+    np.testing.assert_allclose(shown, table.boxes, atol=0.11)

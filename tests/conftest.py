@@ -1,6 +1,54 @@
-"""Settings for every test."""
+"""Settings for every test; the app in a browser, for those that drive it."""
 
+import os
+
+import pytest
 import torch
+
+from retinanet.engine import Engine
+from tests.browser import browsing, find_chromium, serving
 
 # With one thread, convolutions add in one order: equal to torchvision means equal bit for bit.
 torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def chromium():
+    if find_chromium() is None:
+        if os.environ.get("CI") == "true":
+            pytest.fail("CI needs a Chromium: install it, e.g. apt-get install chromium.")
+        pytest.skip("no Chromium or Chrome is installed, so the app cannot be driven in one")
+
+
+@pytest.fixture(scope="session")
+def address(chromium, tmp_path_factory):
+    with serving(tmp_path_factory.mktemp("server") / "log.txt") as url:
+        yield url
+
+
+@pytest.fixture(scope="module")
+def context(chromium):
+    with browsing(viewport={"width": 1280, "height": 900}, accept_downloads=True) as opened:
+        yield opened
+
+
+@pytest.fixture
+def page(context):
+    opened = context.new_page()
+    opened.foreign = []
+    opened.on(
+        "request",
+        lambda request: (
+            opened.foreign.append(request.url)
+            if not request.url.startswith(("http://127.0.0.1", "blob:", "data:"))
+            else None
+        ),
+    )
+    yield opened
+    assert opened.foreign == [], "the page asked another host for something"
+    opened.close()
+
+
+@pytest.fixture(scope="session")
+def core():
+    return Engine()

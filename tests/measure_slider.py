@@ -1,7 +1,10 @@
-"""How long from a slider's key press to the painted boxes, in headless Chromium.
+"""How quickly the workbench answers a hand, in headless Chromium.
 
 `python -m tests.measure_slider [URL]`: starts the app unless a running one is named. Not a test:
-the number depends on the machine and on what else it does.
+the numbers depend on the machine and on what else it does.
+
+- drag: a slider moved anew in each frame for two seconds; the time from frame to frame.
+- release: a key press on a slider until the preview is painted, and until the core's own answer is.
 """
 
 from __future__ import annotations
@@ -12,57 +15,113 @@ import tempfile
 import time
 from pathlib import Path
 
-from tests.browser import STAGE, browsing, serving, slider, wait_live
+from tests.browser import STAGE, browsing, knob, link, serving, wait_live
 
 MOVES = 24
-ARM = """(stage) => {
+PAGES = {
+    "embedded model's own size": {"photo": "motorcycle", "score_thresh": "0.01"},
+    "800x1333": {
+        "photo": "motorcycle",
+        "score_thresh": "0.01",
+        "min_size": "800",
+        "max_size": "1333",
+    },
+}
+DRAG = """async ([stage, slider]) => {
+    const times = [];
+    const low = Number(slider.min), high = Number(slider.max);
+    slider.dispatchEvent(new PointerEvent('pointerdown', { bubbles: true, composed: true }));
+    const start = performance.now();
+    await new Promise((done) => {
+        const frame = (now) => {
+            times.push(now);
+            const turn = (now - start) / 2000;
+            if (turn > 1) return done();
+            slider.value = low + (high - low) * (0.01 + 0.5 * Math.abs(Math.sin(6 * turn)));
+            slider.dispatchEvent(new Event('input', { bubbles: true }));
+            requestAnimationFrame(frame);
+        };
+        requestAnimationFrame(frame);
+    });
+    dispatchEvent(new PointerEvent('pointerup'));
+    slider.dispatchEvent(new Event('change', { bubbles: true }));
+    return times.slice(1).map((time, i) => time - times[i]);
+}"""
+# The frame after the one that drew is on screen.
+PRESS = """([stage, slider, key]) => new Promise((done) => {
     const before = stage.dataset.painted;
-    let pressed = null;
-    window.elapsed = undefined;
-    addEventListener('keydown', () => { pressed = performance.now(); },
-                     { capture: true, once: true });
+    const result = { live: null, core: null };
+    const start = performance.now();
+    const seen = (name) => requestAnimationFrame(() => {
+        const channel = new MessageChannel();
+        channel.port1.onmessage = () => {
+            result[name] ??= performance.now() - start;
+            if (result.core !== null) done(result);
+        };
+        channel.port2.postMessage(0);
+    });
     const observer = new MutationObserver(() => {
-        if (pressed === null || stage.dataset.painted === before) return;
-        observer.disconnect();
-        requestAnimationFrame(() => {  // the frame after the one that drew is on screen
-            const channel = new MessageChannel();
-            channel.port1.onmessage = () => { window.elapsed = performance.now() - pressed; };
-            channel.port2.postMessage(0);
-        });
+        if (stage.dataset.live !== '') seen('live');
+        if (stage.dataset.painted !== before) { observer.disconnect(); seen('core'); }
     });
     observer.observe(stage, { attributes: true });
-    setTimeout(() => { observer.disconnect(); window.elapsed ??= null; }, 3000);
-}"""
+    setTimeout(() => { observer.disconnect(); done(result); }, 3000);
+    slider.dispatchEvent(new KeyboardEvent('keydown', { key, bubbles: true }));
+})"""
 
 
-def measure(address: str) -> list[float]:
-    """Milliseconds per move; a move that changes no box is left out."""
-    times = []
-    with browsing(viewport={"width": 1280, "height": 900}) as context:
-        page = context.new_page()
-        page.goto(f"{address}/?score_thresh=0.05&nms_thresh=0.5")
+def handles(page, name: str) -> list:
+    """The stage and a knob's slider, for a script in the page."""
+    return [page.locator(STAGE).element_handle(), knob(page, name).element_handle()]
+
+
+def measure_drag(page) -> None:
+    """Frames while score_thresh and nms_thresh are dragged."""
+    for name in ("score_thresh", "nms_thresh"):
+        frames = sorted(page.evaluate(DRAG, handles(page, name)))
+        p95 = frames[int(0.95 * len(frames))]
+        print(
+            f"  drag {name}: {len(frames)} frames, median {statistics.median(frames):.1f} ms, "
+            f"p95 {p95:.1f} ms, worst {frames[-1]:.1f} ms"
+        )
         wait_live(page)
-        slider(page, "detections_per_img").focus()
-        for move in range(MOVES):
-            page.locator(STAGE).evaluate(ARM)
-            page.keyboard.press("ArrowLeft" if move % 2 else "ArrowRight")
-            page.wait_for_function("window.elapsed !== undefined")
-            elapsed = page.evaluate("window.elapsed")
-            if elapsed is not None:
-                times.append(elapsed)
-            time.sleep(0.6)
-    return times[2:]  # the first two warm up
+
+
+def measure_release(page) -> None:
+    """Milliseconds from key press to paint."""
+    answers = []
+    for move in range(MOVES):
+        key = "ArrowLeft" if move % 2 else "ArrowRight"
+        answers.append(page.evaluate(PRESS, [*handles(page, "detections_per_img"), key]))
+        time.sleep(0.5)
+    for name, words in (("live", "preview painted"), ("core", "core's answer painted")):
+        times = sorted(one[name] for one in answers[2:] if one[name] is not None)
+        print(
+            f"  release: {words}, {len(times)} moves, median {statistics.median(times):.0f} ms, "
+            f"{times[0]:.0f} to {times[-1]:.0f}"
+        )
+
+
+def measure(address: str) -> None:
+    """Both, at the embedded model's size and at 800x1333."""
+    with browsing(viewport={"width": 1280, "height": 900}) as context:
+        for title, query in PAGES.items():
+            page = context.new_page()
+            page.goto(link(address, **query))
+            wait_live(page, 240_000)
+            print(title)
+            measure_drag(page)
+            measure_release(page)
+            page.close()
 
 
 def main() -> None:
     """Measure and print."""
     if len(sys.argv) > 1:
-        times = measure(sys.argv[1])
-    else:
-        with tempfile.TemporaryDirectory() as folder, serving(Path(folder) / "log.txt") as address:
-            times = measure(address)
-    low, *_, high = sorted(times)
-    print(f"{len(times)} moves: median {statistics.median(times):.0f} ms, {low:.0f} to {high:.0f}")
+        measure(sys.argv[1])
+        return
+    with tempfile.TemporaryDirectory() as folder, serving(Path(folder) / "log.txt") as address:
+        measure(address)
 
 
 if __name__ == "__main__":

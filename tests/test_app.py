@@ -19,14 +19,15 @@ from pages._shared.setup import PAGES
 from retinanet import checkpoints
 from retinanet.config import PostprocessConfig
 from retinanet.engine import ModelSpec
-from retinanet.figures.boxes import find_row, pack_boxes
+from retinanet.figures.boxes import find_row
+from retinanet.figures.columns import unpack_columns
 from retinanet.samples import SAMPLES, load_sample
 from tests.apptest import (
     ALL_BOXES,
     ROOT,
     canvas,
     component,
-    ledger,
+    kept_pairs,
     open_app,
     widget,
     words,
@@ -77,8 +78,9 @@ def test_stored_first_example_is_the_live_result():
 def test_stored_result_is_shown_while_the_model_loads(monkeypatch):
     busy = engine.Progress("working", "Loading the embedded model", 1.0)
     monkeypatch.setattr(engine, "ask_outputs", lambda spec, image: busy)
-    shown = canvas(open_app())
-    assert shown["count"] == len(stored.first_example().table)
+    app = open_app()
+    shown = canvas(app)
+    assert kept_pairs(app) == stored.first_example().table.pairs.tolist()
     assert shown["status"].startswith("Stored result, model loading.")
 
 
@@ -96,7 +98,7 @@ def test_a_link_restores_sample_model_and_knobs():
     app = open_app(**query)
     shown = canvas(app)
     assert shown["image_id"] == load_sample("coffee").id
-    assert (shown["watermark"], shown["color_by"]) == ("RANDOM WEIGHTS", "level")
+    assert (shown["watermark"], shown["view"]["color"]) == ("RANDOM WEIGHTS", "level")
     command = app.code[0].value
     for part in (
         "--depth 18",
@@ -119,7 +121,18 @@ def test_a_link_restores_sample_model_and_knobs():
         ("score_thresh", "2"),
         ("score_thresh", "nan"),
         ("nms_thresh", "high"),
-        ("topk_candidates", "3"),
+        ("topk_candidates", "0"),
+        ("topk_candidates", "1e3"),
+        ("class_score_thresh", "person:1"),
+        ("class_score_thresh", "0:7"),
+        ("gamma", "-1"),
+        ("stage", "first"),
+        ("mode", "x"),
+        ("why", "1,2,3"),
+        ("why", "1,2,nan,4"),
+        ("pin", "{}"),
+        ("pin", '{"weights":"/etc/passwd"}'),
+        ("pin", '{"weights":"random","depth":[1]}'),
         ("detections_per_img", "0"),
         ("depth", "19"),
         ("weights", "<script>"),
@@ -131,7 +144,7 @@ def test_a_link_restores_sample_model_and_knobs():
 def test_a_bad_value_in_the_link_is_ignored_with_a_sentence(name, text):
     app = open_app(**{name: text})
     assert f"The link's {name}" in words(app).replace("\\", "")
-    assert canvas(app)["count"] == canvas(open_app())["count"]
+    assert kept_pairs(app) == kept_pairs(open_app())
 
 
 def test_a_link_to_an_upload_of_another_session_says_so():
@@ -144,28 +157,30 @@ def test_a_link_to_an_upload_of_another_session_says_so():
 
 
 @pytest.mark.parametrize(
-    ("kind", "key", "value"),
+    ("name", "value"),
     [
-        ("slider", "score_thresh", 0.02),
-        ("slider", "nms_thresh", 0.05),
-        ("select_slider", "topk_candidates", 1),
-        ("slider", "detections_per_img", 5),
+        ("score_thresh", "0.012"),
+        ("nms_thresh", "0.05"),
+        ("topk_candidates", "1"),
+        ("detections_per_img", "5"),
     ],
 )
-def test_each_knob_changes_the_boxes(kind, key, value):
-    app = open_app(**ALL_BOXES)
-    before, counted = canvas(app)["stamp"], ledger(app)
-    widget(app, kind, key).set_value(value).run()
-    assert canvas(app)["stamp"] != before
-    assert ledger(app) != counted
+def test_each_knob_changes_the_boxes(name, value):
+    before, after = open_app(**ALL_BOXES), open_app(**{**ALL_BOXES, name: value})
+    assert kept_pairs(after) != kept_pairs(before)
+    assert canvas(after)["counts"] != canvas(before)["counts"]
 
 
-def test_each_knob_says_what_it_changes():
-    app = open_app()
-    controls = [*app.slider, *app.select_slider]
-    assert len(controls) == 4
-    assert all("badge[now]" in control.label for control in controls)
-    sidebar = " ".join(element.value for element in app.sidebar.markdown)
+def test_a_threshold_of_one_class_takes_out_its_boxes():
+    before = open_app(**ALL_BOXES)
+    label = kept_pairs(before)[0] % 91
+    after = open_app(**ALL_BOXES, class_score_thresh=f"{label}:0.9")
+    assert all(pair % 91 != label for pair in kept_pairs(after))
+    assert canvas(after)["counts"] != canvas(before)["counts"]
+
+
+def test_each_model_control_stands_under_its_badge():
+    sidebar = " ".join(element.value for element in open_app().sidebar.markdown)
     assert sidebar.count("badge[rebuilds the model]") == 4
 
 
@@ -219,15 +234,6 @@ def test_precision_changes_the_model_or_says_why_not():
         assert canvas(app)["stamp"] != before
 
 
-def test_colour_switch_and_its_line():
-    app = open_app(**ALL_BOXES)
-    by_class = canvas(app)
-    app.segmented_control[0].set_value("level").run()
-    by_level = canvas(app)
-    assert by_level["legend"] != by_class["legend"]
-    assert by_level["color_by"] == "level"
-
-
 def test_camera_switch_opens_the_camera():
     app = open_app()
     assert not app.get("camera_input")
@@ -249,7 +255,6 @@ def test_sizes_the_wrong_way_round_give_a_sentence():
         ("Ledger", "pairs = "),
         ("Take home", "boxes in its own pixels"),
         ("Reproduce", "Either gives the boxes"),
-        ("Why this box", "Click a box"),
     ],
 )
 def test_each_tab_has_its_content(tab, sign):
@@ -265,24 +270,19 @@ def test_the_ledger_adds_up():
     assert (frame.drop(columns="all").sum(axis=1) == frame["all"]).all()
 
 
-def test_a_selected_box_is_explained_and_let_go():
-    app = open_app(**ALL_BOXES, tab="Why this box")
-    packed = component(app, "canvas")
-    pair = np.frombuffer(packed[-4 * canvas(app)["count"] :], "<i4")[0]
-    app = open_app(**ALL_BOXES, tab="Why this box", box=str(pair))
-    assert "Kept, as number 1 after NMS" in words(app)
-    assert "score = 1 / (1 + exp(-(" in app.code[0].value
-    assert canvas(app)["selected"] == pair
-    widget(app, "button", "let_go").click().run()
-    assert canvas(app)["selected"] == -1
+def test_a_selected_box_is_explained():
+    pair = kept_pairs(open_app(**ALL_BOXES))[0]
+    shown = canvas(open_app(**ALL_BOXES, box=str(pair)))
+    assert "Kept, as number 1 after NMS" in shown["life"]["sentence"]
+    assert "score = 1 / (1 + exp(-(" in shown["life"]["formula"]
+    assert shown["view"]["box"] == pair
+    assert set(shown["life"]["survives"]) >= {"score_thresh", "nms_thresh", "topk_candidates"}
 
 
 def test_a_selected_box_that_drops_out_still_has_its_life_told():
-    app = open_app(**ALL_BOXES)
-    packed = component(app, "canvas")
-    pair = np.frombuffer(packed[-4 * canvas(app)["count"] :], "<i4")[-1]
-    app = open_app(**{**ALL_BOXES, "detections_per_img": "1"}, box=str(pair))
-    assert "beyond detections_per_img 1" in words(app).replace("\\", "")
+    pair = kept_pairs(open_app(**ALL_BOXES))[-1]
+    shown = canvas(open_app(**{**ALL_BOXES, "detections_per_img": "1"}, box=str(pair)))
+    assert "beyond detections_per_img 1" in shown["life"]["sentence"]
 
 
 def test_find_row_finds_every_kept_pair_and_refuses_the_rest():
@@ -305,19 +305,17 @@ def test_the_canvas_gets_what_the_core_says():
     config = PostprocessConfig(0.0, stored.START.nms_thresh, stored.START.topk_candidates, 20)
     image = load_sample(SAMPLES[0].key)
     result = stored.result_from_trace(engine.get_engine().detect(image, spec, config))
-    expected = pack_boxes(
-        result.table,
-        image_id=image.id,
-        size=image.size,
-        title=SAMPLES[0].title,
-        watermark="RANDOM WEIGHTS",
-    )
-    assert component(app, "canvas") == expected
+    header, columns = unpack_columns(component(app, "canvas"))
+    assert (header["image_id"], header["title"]) == (image.id, SAMPLES[0].title)
+    assert header["counts"] == [list(level.values()) for level in result.counts_per_level.values()]
+    for name in ("boxes", "scores", "labels", "levels", "pairs"):
+        shown = columns[f"kept_{name}"]
+        np.testing.assert_array_equal(shown, getattr(result.table, name).ravel())
 
 
 def test_the_python_that_is_shown_gives_the_same_boxes():
     spec = ModelSpec("random", depth=18, min_size=64, max_size=128)
-    config = PostprocessConfig(score_thresh=0.0, detections_per_img=7)
+    config = PostprocessConfig(0.0, detections_per_img=7, class_score_thresh={3: 0.0101})
     picture = Picture("coffee", load_sample("coffee"), "Coffee", is_sample=True)
     code = takehome.python_code(spec, picture, config).replace("print(", "shown = (")
     names: dict = {}
@@ -330,7 +328,7 @@ def test_the_python_that_is_shown_gives_the_same_boxes():
 @pytest.mark.skipif(shutil.which("bash") is None, reason="the shown line is for a POSIX shell")
 def test_the_command_line_that_is_shown_gives_the_same_boxes(tmp_path):
     spec = ModelSpec("random", depth=18, min_size=64, max_size=128)
-    config = PostprocessConfig(score_thresh=0.0, detections_per_img=7)
+    config = PostprocessConfig(0.0, detections_per_img=7, class_score_thresh={3: 0.0101, 5: 0.5})
     picture = Picture("coffee", load_sample("coffee"), "Coffee", is_sample=True)
     line = takehome.command_line(spec, picture, config)
     paths = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])

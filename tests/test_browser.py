@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import os
-import time
 
 import numpy as np
 import PIL.Image
@@ -14,16 +12,18 @@ import pytest
 from pages._shared import stored
 from retinanet import checkpoints
 from retinanet.config import PostprocessConfig
-from retinanet.engine import Engine, ModelSpec
 from retinanet.figures.palette import label_color
 from retinanet.images import load_image
 from retinanet.samples import load_sample, sample_path
 from tests.browser import (
+    LOW,
     STAGE,
-    browsing,
-    find_chromium,
-    serving,
-    slider,
+    expected,
+    knob,
+    knob_value,
+    link,
+    listed_boxes,
+    wait_for_boxes,
     wait_live,
     wait_ready,
 )
@@ -34,78 +34,13 @@ pytestmark = [
         not checkpoints.EMBEDDED_PATH.is_file(), reason="the embedded weights are not built yet"
     ),
 ]
-SPEC = ModelSpec("embedded", precision="fp32")
-LOW = {"score_thresh": "0.05"}  # weak boxes too, so that every photo has some
-
 PIXEL_OF_CANVAS = """(stage, [px, py]) => {
     const [x, y, scale] = stage.dataset.view.split(',').map(Number);
-    const canvas = stage.querySelector('canvas');
+    const canvas = stage.querySelector('.rn-canvas');
     const ratio = canvas.width / stage.clientWidth;
     const at = [(x + px * scale) * ratio, (y + py * scale) * ratio].map(Math.round);
     return [...canvas.getContext('2d').getImageData(at[0], at[1], 1, 1).data];
 }"""
-
-
-@pytest.fixture(scope="module")
-def address(tmp_path_factory):
-    if find_chromium() is None:
-        if os.environ.get("CI") == "true":
-            pytest.fail("CI needs a Chromium: install it, e.g. apt-get install chromium.")
-        pytest.skip("no Chromium or Chrome is installed, so the app cannot be driven in one")
-    with serving(tmp_path_factory.mktemp("server") / "log.txt") as url:
-        yield url
-
-
-@pytest.fixture(scope="module")
-def context():
-    with browsing(viewport={"width": 1280, "height": 900}, accept_downloads=True) as opened:
-        yield opened
-
-
-@pytest.fixture
-def page(context):
-    opened = context.new_page()
-    opened.foreign = []
-    opened.on(
-        "request",
-        lambda request: (
-            opened.foreign.append(request.url)
-            if not request.url.startswith(("http://127.0.0.1", "blob:", "data:"))
-            else None
-        ),
-    )
-    yield opened
-    assert opened.foreign == [], "the page asked another host for something"
-    opened.close()
-
-
-@pytest.fixture(scope="module")
-def core():
-    return Engine()
-
-
-def expected(core, image, config):
-    """What the core says in this process; the server's last bits may differ (threads)."""
-    return stored.result_from_trace(core.detect(image, SPEC, config)).table
-
-
-def listed_boxes(page) -> np.ndarray:
-    """The corners that the canvas lists for screen readers, [N, 4]."""
-    texts = page.locator(".rn-list li").all_text_contents()
-    return np.array([[float(v) for v in text.split("corners ")[1].split()] for text in texts])
-
-
-def wait_for_boxes(page, table, seconds: float = 120) -> None:
-    """Until the canvas shows these boxes, to a tenth of a pixel, and has painted them."""
-    end = time.monotonic() + seconds
-    shown = np.zeros((0, 4))
-    while time.monotonic() < end:
-        shown = listed_boxes(page)
-        if shown.shape == table.boxes.shape and np.abs(shown - table.boxes).max() < 0.11:
-            wait_live(page)
-            return
-        time.sleep(0.1)
-    np.testing.assert_allclose(shown, table.boxes, atol=0.11)
 
 
 def upload(page, *files: tuple[str, bytes]) -> None:
@@ -120,10 +55,6 @@ def jpeg(color: str) -> bytes:
     return target.getvalue()
 
 
-def link(address: str, **query: str) -> str:
-    return f"{address}/?" + "&".join(f"{name}={value}" for name, value in query.items())
-
-
 def test_upload_boxes_knob_export(page, address, core):
     page.goto(link(address, **LOW))
     wait_live(page)
@@ -135,11 +66,11 @@ def test_upload_boxes_knob_export(page, address, core):
     assert len(table) > 1
     wait_for_boxes(page, table)
 
-    slider(page, "detections_per_img").focus()
+    knob(page, "detections_per_img").focus()
     page.keyboard.press("Home")
     table = expected(core, image, PostprocessConfig(0.05, detections_per_img=1))
     wait_for_boxes(page, table)
-    assert "detections_per_img=1" in page.url
+    page.wait_for_url("**detections_per_img=1**")
 
     page.get_by_role("tab", name="Take home").click()
     with page.expect_download() as download:
@@ -166,8 +97,8 @@ def test_a_cold_link_restores_the_view(page, address, core):
     config = PostprocessConfig(0.05, 0.3, detections_per_img=stored.START.detections_per_img)
     wait_for_boxes(page, expected(core, load_sample("cat"), config))
     assert "pyramid level" in page.locator(".rn-legend").inner_text()
-    assert slider(page, "score_thresh").input_value() == "0.05"
-    assert slider(page, "nms_thresh").input_value() == "0.3"
+    assert knob_value(page, "score_thresh").input_value() == "0.05"
+    assert knob_value(page, "nms_thresh").input_value() == "0.30"
 
 
 def test_a_bad_upload_gives_a_sentence_and_keeps_the_state(page, address):
@@ -212,10 +143,10 @@ def test_a_click_selects_a_box_and_escape_lets_go(page, address):
     page.mouse.click(
         area["x"] + left + scale * (x1 + x2) / 2, area["y"] + top + scale * (y1 + y2) / 2
     )
-    page.locator(".st-key-life", has_text="Kept, as number 1").wait_for()
+    page.locator(".rn-answer", has_text="Kept, as number 1").wait_for()
     page.wait_for_url("**box=**")
     page.keyboard.press("Escape")
-    page.locator(".st-key-life", has_text="Click a box").wait_for()
+    page.locator(".rn-answer", has_text="Click a box").wait_for()
 
 
 def test_keys_zoom_and_pan_the_canvas(page, address):

@@ -119,7 +119,13 @@ def test_the_weights_recommendation_is_the_default(capsys, photo, weights):
     )
 
 
-CHANGES = {"score_thresh": 0.2, "nms_thresh": 0.1, "topk_candidates": 2, "detections_per_img": 3}
+CHANGES = {
+    "score_thresh": 0.2,
+    "nms_thresh": 0.1,
+    "topk_candidates": 2,
+    "detections_per_img": 3,
+    "class_score_thresh": "cat=0.9",
+}
 
 
 @pytest.mark.parametrize("name", [field.name for field in fields(PostprocessConfig)])

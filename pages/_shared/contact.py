@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import streamlit as st
 
-from pages._shared import engine, gallery, panels, state, takehome
+from pages._shared import engine, gallery, state, takehome, view
 from pages._shared.batch import Batch
 from pages._shared.canvas import draw_sheet
 from retinanet.engine import ModelSpec
@@ -36,7 +36,7 @@ def show(spec: ModelSpec) -> None:
 
 def _begin(spec: ModelSpec) -> Batch:
     images = [gallery.image_of(upload) for upload in state.uploads().values()]
-    batch = Batch(images, spec, panels.current_knobs())
+    batch = Batch(images, spec, view.current().knobs)
     batch.start()
     st.session_state["batch"] = batch
     return batch
@@ -67,7 +67,7 @@ def _sheet(spec: ModelSpec) -> None:
             SheetItem(upload.id, upload.name, f"{caption} · {upload.name}", jpeg, image.size, table)
         )
     packed = pack_sheet(items, label="Your photos", layout="grid", selected=state.photo())
-    draw_sheet(packed, "sheet", state.open_photo)
+    draw_sheet(packed, "sheet", view.open_photo)
     for fault in dict.fromkeys(batch.faults.values()):
         st.caption(state.plain(fault))
     entries = [
@@ -96,7 +96,7 @@ def _progress(batch: Batch, spec: ModelSpec) -> None:
             return
         stopped = " Stopped." if batch.cancelled else ""
         st.caption(f"{batch.done} of {total} done at {at}.{stopped}")
-        same = (batch.spec, batch.config) == (spec, panels.current_knobs())
+        same = (batch.spec, batch.config) == (spec, view.current().knobs)
         if not same or batch.done < total:
             st.button(
                 "Run all at the current settings", key="batch_again", on_click=_begin, args=(spec,)
@@ -117,4 +117,4 @@ def _remove(photo_id: str) -> None:
     kept = state.uploads()
     for upload_id in [photo_id] if photo_id else list(kept):
         kept.pop(upload_id)
-    state.open_photo(next(iter(kept), ""))
+    view.open_photo(next(iter(kept), ""))

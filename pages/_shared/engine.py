@@ -20,6 +20,7 @@ import streamlit as st
 from retinanet.checkpoints import CheckpointError
 from retinanet.config import ConfigError, ModelConfig
 from retinanet.engine import Engine, EngineError, ModelSpec
+from retinanet.figures.candidate_table import candidate_table
 from retinanet.images import ImageError
 from retinanet.types import Image
 
@@ -148,7 +149,10 @@ def ask_outputs(spec: ModelSpec, image: Image) -> Progress:
 
 
 def _run(engine: Engine, spec: ModelSpec, image: Image) -> None:
-    engine.outputs(image, spec)  # kept by the engine's cache, not here
+    # Kept by the engine's cache, not here. What the first answer derives from the outputs is made
+    # now, while the page still says that work is under way.
+    outputs = engine.outputs(image, spec)
+    candidate_table(outputs)
 
 
 def try_again(spec: ModelSpec, image_id: str) -> None:

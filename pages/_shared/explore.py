@@ -1,17 +1,24 @@
-"""The picture with its boxes, the knobs beside it, the panels below."""
+"""The workbench and the panels below it."""
 
 from __future__ import annotations
 
 import streamlit as st
 
-from pages._shared import contact, engine, life, panels, state, takehome
-from pages._shared.canvas import draw_canvas, follow_canvas, send_photo
+from pages._shared import answer, contact, engine, panels, state, takehome, view
+from pages._shared.answer import Scene
+from pages._shared.canvas import (
+    draw_canvas,
+    follow_canvas,
+    send_photo,
+    send_table,
+    send_workbench,
+)
 from pages._shared.gallery import Picture
 from pages._shared.stored import START, Result, first_example, result_from_trace
 from retinanet.config import PostprocessConfig
 from retinanet.detection import DetectionTrace, detect
 from retinanet.engine import ModelSpec
-from retinanet.figures.boxes import BoxTable, pack_boxes, stamp_of
+from retinanet.figures.candidate_table import candidate_table
 from retinanet.figures.pictures import display_jpeg
 from retinanet.samples import SAMPLES
 from retinanet.types import Image
@@ -28,12 +35,15 @@ def photo_for_canvas(image_id: str, _image: Image) -> bytes:
 
 def show(spec: ModelSpec, picture: Picture) -> None:
     """The whole room below the gallery."""
+    send_workbench()
     send_photo(picture.image.id, photo_for_canvas(picture.image.id, picture.image))
     spec, progress = _what_can_answer(spec, picture)
+    if progress.state == "ready":
+        send_table(candidate_table(engine.get_engine().outputs(picture.image, spec)))
     st.session_state.pop("redraw", None)  # this very run redraws the canvas
-    _room(spec, picture, progress)
+    _workbench(spec, picture, progress)
     _details(spec, picture, progress)
-    if progress.state == "working":
+    if progress.state == "working" or _pin_is_working(picture):
         _look_again(spec, picture)
     contact.show(spec)
 
@@ -53,31 +63,33 @@ def _what_can_answer(spec: ModelSpec, picture: Picture) -> tuple[ModelSpec, engi
     return fallback, engine.ask_outputs(fallback, picture.image)
 
 
+def _pin_is_working(picture: Picture) -> bool:
+    pin = view.current().pin
+    return pin is not None and engine.ask_outputs(pin.spec, picture.image).state == "working"
+
+
 @st.fragment(run_every=POLL_SECONDS)
 def _look_again(spec: ModelSpec, picture: Picture) -> None:
     """Wait without holding the page: once the work is done, draw everything anew."""
-    if engine.ask_outputs(spec, picture.image).state != "working":
+    working = engine.ask_outputs(spec, picture.image).state == "working"
+    if not working and not _pin_is_working(picture):
         st.rerun()
 
 
 @st.fragment
-def _room(spec: ModelSpec, picture: Picture, progress: engine.Progress) -> None:
-    canvas, side = st.columns([7, 3], gap="medium", wrap=True)
-    with side:
-        config = panels.knobs()
-        color_by = st.segmented_control(
-            f"Colour boxes by {state.BADGES['now']}",
-            state.COLOR_CHOICES,
-            default="class",
-            required=True,
-            key="color",
-            bind="query-params",
-        )
-    trace, result = _answer(spec, picture, progress, config)
-    with canvas:
-        _draw(picture, spec, progress, result, color_by)
-    with side, st.container(key="life"):
-        life.summary(result, trace, state.picked())
+def _workbench(spec: ModelSpec, picture: Picture, progress: engine.Progress) -> None:
+    now = view.current()
+    trace, result = _answer(spec, picture, progress, now.knobs)
+    scene = Scene(picture, spec, progress, result, trace)
+    st.session_state["canvas_stamp"] = answer.details_stamp(scene, now)
+
+    def command(name: str) -> None:
+        if name == "pin":
+            view.change(pin=view.Pin(spec, view.current().knobs))
+        else:
+            view.change(pin=None)
+
+    draw_canvas(answer.pack_answer(scene, now), view.take_message, command)
 
 
 @st.fragment
@@ -85,8 +97,9 @@ def _details(spec: ModelSpec, picture: Picture, progress: engine.Progress) -> No
     """The tabs. A fragment of their own: the browser lays them out after it has drawn the boxes."""
     if st.session_state.pop("redraw", False):
         st.rerun()
+    view.write_link()
     follow_canvas(st.session_state["canvas_stamp"])
-    config = panels.current_knobs()
+    config = view.current().knobs
     trace, result = _answer(spec, picture, progress, config)
     if result is not None:
         _tabs(spec, picture, config, trace, result)
@@ -105,31 +118,6 @@ def _answer(
     return None, None
 
 
-def _draw(
-    picture: Picture,
-    spec: ModelSpec,
-    progress: engine.Progress,
-    result: Result | None,
-    color_by: str,
-) -> None:
-    status = ""
-    if progress.state == "working":
-        lead = "Stored result, model loading. " if result is not None else ""
-        status = f"{lead}{progress.sentence} ({progress.seconds:.0f} s)"
-    packed = pack_boxes(
-        result.table if result is not None else BoxTable.empty(),
-        image_id=picture.image.id,
-        size=picture.image.size,
-        title=picture.title,
-        color_by=color_by,
-        selected=state.picked(),
-        status=status,
-        watermark="RANDOM WEIGHTS" if spec.weights == "random" else "",
-    )
-    st.session_state["canvas_stamp"] = stamp_of(packed)
-    draw_canvas(packed, state.pick)
-
-
 def _tabs(
     spec: ModelSpec,
     picture: Picture,
@@ -141,9 +129,8 @@ def _tabs(
     tabs = st.tabs(state.TABS, key="tab", on_change="rerun", bind="query-params")
     contents = (
         lambda: panels.detections_table(result.table),
-        lambda: life.details_panel(trace, state.picked()),
         lambda: panels.ledger_panel(result),
-        lambda: takehome.downloads(picture, result.table),
+        lambda: takehome.downloads(spec, picture, trace, result.table),
         lambda: takehome.reproduce(spec, picture, config),
     )
     for tab, content in zip(tabs, contents, strict=True):

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import streamlit as st
 
-from pages._shared import state
+from pages._shared import state, view
 from pages._shared.canvas import draw_sheet
 from retinanet.figures.pictures import SheetItem, pack_sheet, thumb_jpeg
 from retinanet.images import ImageError, load_image
@@ -16,7 +16,9 @@ from retinanet.types import Image
 FILE_TYPES = ["jpg", "jpeg", "png", "webp", "bmp", "tif", "tiff", "heic", "heif", "gif", "avif"]
 MAX_UPLOADS = 60
 MAX_UPLOAD_BYTES = 300_000_000
-WHERE_DATA_GOES = "Uploads stay in this server's memory while the page is open, and nowhere else."
+WHERE_DATA_GOES = (
+    "Your photos stay in this server's memory while the page is open, and nowhere else."
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,8 +79,13 @@ def take_in(files: list) -> None:
             continue
         kept[upload.id] = upload
         fresh = fresh or upload.id
-    if fresh:
-        state.open_photo(fresh)
+    awaited, asked = st.session_state.get("awaited", ("", None))
+    if awaited in kept:
+        del st.session_state["awaited"]
+        view.open_photo(awaited)
+        view.keep(asked)
+    elif fresh:
+        view.open_photo(fresh)
 
 
 def upload_control() -> None:
@@ -102,17 +109,21 @@ def upload_control() -> None:
         )
 
 
+def camera_switch() -> None:
+    """The camera's switch, and where the data goes."""
+    st.toggle("Camera", key="camera_on")
+    st.caption(WHERE_DATA_GOES)
+
+
 def camera_control() -> None:
-    """The camera behind its switch, and where the data goes."""
-    with st.container(horizontal=True, vertical_alignment="center", gap="small"):
-        camera = st.toggle("Camera", key="camera_on", width="content")
-        st.caption(WHERE_DATA_GOES, width="stretch")
-    if camera:
-        shot = st.camera_input("Take a photo", key="camera", label_visibility="collapsed")
-        if shot is not None and shot.file_id != st.session_state.get("last_shot"):
-            st.session_state["last_shot"] = shot.file_id
-            take_in([shot])
-            st.rerun()
+    """The camera, where it is switched on."""
+    if not st.session_state["camera_on"]:
+        return
+    shot = st.camera_input("Take a photo", key="camera", label_visibility="collapsed")
+    if shot is not None and shot.file_id != st.session_state.get("last_shot"):
+        st.session_state["last_shot"] = shot.file_id
+        take_in([shot])
+        st.rerun()
 
 
 def sample_strip(selected: str) -> None:
@@ -124,7 +135,7 @@ def sample_strip(selected: str) -> None:
         title = f"{sample.title}. {sample.credit}"
         items.append(SheetItem(sample.key, title, sample.title, jpeg, image.size))
     packed = pack_sheet(items, label="Sample photos", layout="strip", selected=selected)
-    draw_sheet(packed, "samples", state.open_photo)
+    draw_sheet(packed, "samples", view.open_photo)
 
 
 def open_picture() -> Picture:
@@ -137,8 +148,10 @@ def open_picture() -> Picture:
     if key not in known:
         state.say(
             f"The link's photo={key[:12]} is not here: an uploaded picture lives in the session "
-            "that brought it. A sample is shown instead."
+            "that brought it. A sample is shown instead; upload the same file and the link's view "
+            "of it opens."
         )
+        st.session_state["awaited"] = (key, view.current())
         key = SAMPLES[0].key
-        state.open_photo(key)
+        view.open_photo(key)
     return Picture(key, load_sample(key), known[key].title, is_sample=True)

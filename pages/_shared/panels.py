@@ -1,4 +1,4 @@
-"""The panels around the picture: table, ledger, take home, reproduce."""
+"""The panels below the workbench: the table of detections and the ledger."""
 
 from __future__ import annotations
 
@@ -8,9 +8,8 @@ import numpy as np
 import pandas as pd
 import streamlit as st
 
-from pages._shared import state
-from pages._shared.stored import START, Result
-from retinanet.config import PostprocessConfig
+from pages._shared import state, view
+from pages._shared.stored import Result
 from retinanet.detection import detect
 from retinanet.figures.boxes import BoxTable
 from retinanet.figures.ledger import funnel, ledger_rows, ledger_sentence
@@ -37,7 +36,7 @@ def detections_table(table: BoxTable) -> None:
         },
         index=pd.RangeIndex(1, len(table) + 1, name="#"),
     )
-    row = table.row_of(state.picked())
+    row = table.row_of(view.current().box)
     shown = [] if row is None else [row]
     # The row follows the canvas: the selection is set before the table is drawn.
     st.session_state["table"] = {"selection": {"rows": shown}}
@@ -46,7 +45,7 @@ def detections_table(table: BoxTable) -> None:
         rows = st.session_state["table"]["selection"]["rows"]
         if rows == shown:  # Streamlit also calls this for the selection that was set above
             return
-        state.pick(int(table.pairs[rows[0]]) if rows else -1)
+        view.pick(int(table.pairs[rows[0]]) if rows else -1)
         state.redraw_canvas()
 
     st.dataframe(
@@ -74,53 +73,3 @@ def ledger_panel(result: Result) -> None:
     right.plotly_chart(funnel(result.counts), key="funnel", config={"displayModeBar": False})
     with st.expander("The function that counts them"):
         st.code(inspect.getsource(detect), language="python", wrap_lines=True)
-
-
-def knobs() -> PostprocessConfig:
-    """The four post-processing controls; none of them runs the network."""
-    now = state.BADGES["now"]
-    score_thresh = st.slider(
-        f"score_thresh {now}",
-        0.0,
-        1.0,
-        START.score_thresh,
-        0.01,
-        key="score_thresh",
-        bind="query-params",
-        help="An (anchor, class) pair goes on when its score is above this. torchvision: 0.05.",
-    )
-    nms_thresh = st.slider(
-        f"nms_thresh {now}",
-        0.0,
-        1.0,
-        START.nms_thresh,
-        0.01,
-        key="nms_thresh",
-        bind="query-params",
-        help="A box goes when a better one of its class overlaps it by more than this IoU "
-        "(intersection over union).",
-    )
-    topk_candidates = st.select_slider(
-        f"topk_candidates {now}",
-        state.TOPK_CHOICES,
-        START.topk_candidates,
-        key="topk_candidates",
-        bind="query-params",
-        help="The best pairs that each pyramid level may send to NMS.",
-    )
-    detections_per_img = st.slider(
-        f"detections_per_img {now}",
-        1,
-        state.MAX_DETECTIONS,
-        START.detections_per_img,
-        key="detections_per_img",
-        bind="query-params",
-        help="The best boxes kept after NMS. COCO's AP counts 100; torchvision: 300.",
-    )
-    return PostprocessConfig(score_thresh, nms_thresh, topk_candidates, detections_per_img)
-
-
-def current_knobs() -> PostprocessConfig:
-    """The knobs as they stand; where they start before they have been drawn."""
-    start = START.to_dict()
-    return PostprocessConfig(**{name: st.session_state.get(name, start[name]) for name in start})

@@ -25,10 +25,7 @@ BADGES: dict[str, str] = {
 WEIGHTS: tuple[str, ...] = ("embedded", "coco-v1", "coco-v2", "random", "upload")
 PRECISIONS: tuple[str, ...] = ("fp32", "bf16")
 SIZE_RANGE: tuple[int, int] = (64, 2048)
-TOPK_CHOICES: tuple[int, ...] = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10000)
-MAX_DETECTIONS = 500
-COLOR_CHOICES: tuple[str, ...] = ("class", "level")
-TABS: tuple[str, ...] = ("Detections", "Why this box", "Ledger", "Take home", "Reproduce")
+TABS: tuple[str, ...] = ("Detections", "Ledger", "Take home", "Reproduce")
 
 
 def _choice(options: tuple) -> Callable[[str], None]:
@@ -59,13 +56,7 @@ _CHECKS: dict[str, Callable[[str], None]] = {
     "min_size": _between(int, *SIZE_RANGE),
     "max_size": _between(int, *SIZE_RANGE),
     "precision": _choice(PRECISIONS),
-    "score_thresh": _between(float, 0, 1),
-    "nms_thresh": _between(float, 0, 1),
-    "topk_candidates": _choice(TOPK_CHOICES),
-    "detections_per_img": _between(int, 1, MAX_DETECTIONS),
-    "color": _choice(COLOR_CHOICES),
     "tab": _choice(TABS),
-    "box": _between(int, 0, 2**31 - 1),
 }
 
 
@@ -122,23 +113,6 @@ def check_url() -> None:
             say(f"The link's {name}={text[:40]} is ignored: {reason}.")
 
 
-def picked() -> int:
-    """The selected (anchor, class) pair, -1 for none; a new session takes it from the link."""
-    if "picked" not in st.session_state:
-        text = st.query_params.get("box", "")
-        st.session_state["picked"] = int(text) if text.isdigit() and len(text) < 10 else -1
-    return st.session_state["picked"]
-
-
-def pick(pair: int) -> None:
-    """Select an (anchor, class) pair, -1 to let go; the link follows."""
-    st.session_state["picked"] = pair
-    if pair >= 0:
-        st.query_params["box"] = str(pair)
-    else:
-        st.query_params.pop("box", None)
-
-
 def redraw_canvas() -> None:
     """From a panel's callback: let the canvas follow, by a run of the whole page."""
     st.session_state["redraw"] = True
@@ -149,11 +123,3 @@ def photo() -> str:
     if "photo" not in st.session_state:
         st.session_state["photo"] = st.query_params.get("photo", "")
     return st.session_state["photo"]
-
-
-def open_photo(photo_id: str) -> None:
-    """Open a picture; the link follows and the selection is let go."""
-    if photo_id != photo():
-        pick(-1)
-    st.session_state["photo"] = photo_id
-    st.query_params["photo"] = photo_id

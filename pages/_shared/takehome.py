@@ -9,15 +9,18 @@ import shlex
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
+from urllib.parse import urlencode
 
 import streamlit as st
 
-from pages._shared import state
+from pages._shared import engine, state
 from pages._shared.gallery import Picture
 from retinanet.config import PostprocessConfig
+from retinanet.detection import DetectionTrace
 from retinanet.engine import ModelSpec
 from retinanet.export import draw_detections, encode_png, to_coco_results, to_csv, to_rows
 from retinanet.figures.boxes import BoxTable
+from retinanet.report import html_report
 from retinanet.types import Image
 
 Entry = tuple[str, Image, BoxTable]
@@ -65,8 +68,10 @@ def counted(number: int, noun: str) -> str:
     return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
 
 
-def downloads(picture: Picture, table: BoxTable) -> None:
-    """Three files of the open picture, each made when it is asked for."""
+def downloads(
+    spec: ModelSpec, picture: Picture, trace: DetectionTrace | None, table: BoxTable
+) -> None:
+    """Four files of the open picture, each made when it is asked for, and the link to this view."""
     entry = (picture.image.name, picture.image, table)
     stem = file_stem(picture.image.name)
     count = counted(len(table), "detection")
@@ -96,6 +101,43 @@ def downloads(picture: Picture, table: BoxTable) -> None:
             key="save_png",
             on_click="ignore",
         )
+        st.download_button(
+            "Report with its ledger (HTML, one file)",
+            lambda: report(spec, picture, trace),
+            f"{stem}_report.html",
+            "text/html",
+            key="save_html",
+            on_click="ignore",
+            disabled=trace is None,
+        )
+    _share(picture)
+
+
+def report(spec: ModelSpec, picture: Picture, trace: DetectionTrace) -> str:
+    """The self-contained report of the open picture."""
+    return html_report(
+        picture.image,
+        trace,
+        title=picture.title,
+        command=command_line(spec, picture, trace.config),
+        model_name=engine.spec_name(spec),
+    )
+
+
+def _share(picture: Picture) -> None:
+    """The link that restores the picture, the model and every control."""
+    st.caption(
+        "This link opens the same picture, model and settings."
+        if picture.is_sample
+        else "This link opens the same model and settings; the photo itself is not in it: whoever "
+        "opens it in another session must bring the photo along."
+    )
+    st.code(share_link(), language=None, wrap_lines=True)
+
+
+def share_link() -> str:
+    """The address of the present view."""
+    return f"{(st.context.url or '').split('?')[0]}?{urlencode(st.query_params.to_dict())}"
 
 
 def batch_downloads(entries: Sequence[Entry]) -> None:
@@ -145,9 +187,13 @@ def command_line(spec: ModelSpec, picture: Picture, config: PostprocessConfig) -
     settings = {"weights": _weights(spec), **spec.overrides(), **config.to_dict()}
     if spec.precision == "bf16":
         settings["precision"] = "bf16"
+    floors = settings.pop("class_score_thresh", {})
     options = " ".join(
         f"--{name.replace('_', '-')} {shlex.quote(str(value))}" for name, value in settings.items()
     )
+    if floors:
+        pairs = " ".join(f"{label}={floor}" for label, floor in floors.items())
+        options += f" --class-score-thresh {pairs}"
     if picture.is_sample:
         source = (
             '"$(python -c "from retinanet.samples import sample_path; '
@@ -167,7 +213,10 @@ def python_code(spec: ModelSpec, picture: Picture, config: PostprocessConfig) ->
         )
     else:
         imports, load = "", f"rn.load_image({picture.image.name!r})"
-    settings = ", ".join(f"{name}={value!r}" for name, value in config.to_dict().items())
+    values = config.to_dict()
+    if config.class_score_thresh:
+        values["class_score_thresh"] = dict(config.class_score_thresh)
+    settings = ", ".join(f"{name}={value!r}" for name, value in values.items())
     if spec.precision == "bf16":
         imports = f"from retinanet.engine import Engine, ModelSpec\n{imports}"
         wanted = "".join(f", {name}={value!r}" for name, value in spec.overrides().items())

@@ -1,10 +1,11 @@
-"""`python -m retinanet detect`: pictures in; a table, COCO results, CSV and pictures out."""
+"""`python -m retinanet detect`: pictures in; a table, COCO results, CSV, pictures, reports out."""
 
 from __future__ import annotations
 
 import argparse
 import io
 import json
+import shlex
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -20,6 +21,9 @@ from retinanet.devices import device_title
 from retinanet.engine import PRECISIONS, Engine, EngineError, ModelSpec
 from retinanet.export import draw_detections, encode_png, to_coco_results, to_csv, to_rows
 from retinanet.images import ImageError, find_images, load_image
+from retinanet.model import RetinaNet
+from retinanet.presets import PRESETS, find_preset
+from retinanet.report import html_report
 from retinanet.types import Image
 
 SUMMARY = "find objects in pictures"
@@ -61,6 +65,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="OUT",
         help="the picture with its boxes; a folder when there are several",
     )
+    out.add_argument(
+        "--html",
+        type=Path,
+        metavar="OUT",
+        help="a report in one HTML file; a folder when there are several pictures",
+    )
 
     model = parser.add_argument_group("model")
     model.add_argument(
@@ -77,10 +87,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     model.add_argument("--precision", choices=PRECISIONS, default="fp32", help="(%(default)s)")
 
     settings = parser.add_argument_group("post-processing", "Defaults unless the weights say more:")
+    settings.add_argument(
+        "--preset",
+        metavar="NAME",
+        help=f"start from these settings: {', '.join(preset.name for preset in PRESETS)}",
+    )
     defaults = PostprocessConfig()
     for name, text in POSTPROCESS_OPTIONS.items():
         default = getattr(defaults, name)
         settings.add_argument(_option(name), type=type(default), help=f"{text} ({default})")
+    settings.add_argument(
+        "--class-score-thresh",
+        nargs="+",
+        action="extend",
+        type=_class_floor,
+        metavar="CLASS=SCORE",
+        help="scores of this class, by its name or label, must be above this too: person=0.5",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -96,18 +119,24 @@ def run(args: argparse.Namespace) -> int:
     spec = ModelSpec(args.weights, **overrides)
     given = {name: getattr(args, name) for name in POSTPROCESS_OPTIONS}
     given = {name: value for name, value in given.items() if value is not None}
+    preset = find_preset(args.preset).config if args.preset is not None else None
     replace(PostprocessConfig(), **given)  # refused here, before a model is loaded
+    floors = args.class_score_thresh or []
+    PostprocessConfig(class_score_thresh=enumerate(floor for _, floor in floors))  # here too
     paths, failed = _find(args.images)
     many = len(paths) + failed > 1
     _check_targets(args, paths, many)
     if not paths:
         return 2
-    drawings = _drawings(args.image, paths, many)
+    drawings = _files_for(args.image, ".png", paths, many)
+    reports = _files_for(args.html, ".html", paths, many)
 
     # Nothing is asked for twice here, so nothing is kept.
     engine = Engine(args.device, args.precision, cache_bytes=0)
     model = engine.model(spec)
-    config = replace(model.recommended or PostprocessConfig(), **given)
+    if floors:
+        given["class_score_thresh"] = _by_label(floors, model)
+    config = replace(preset or model.recommended or PostprocessConfig(), **given)
     _say(f"{model.name} on {device_title(engine.device)}, {args.precision}")
 
     results: list[dict[str, Any]] = []
@@ -129,6 +158,12 @@ def run(args: argparse.Namespace) -> int:
         if args.image:
             target = drawings[path]
             write(target, _encoded(draw_detections(image, trace, trace.outputs), target))
+        if args.html:
+            command = _command(spec, path, config)
+            page = html_report(
+                image, trace, title=image.name, command=command, model_name=model.name
+            )
+            write(reports[path], page.encode())
     if args.json:
         write(args.json, json.dumps(results, indent=1).encode())
     if args.csv:
@@ -142,7 +177,8 @@ def describe(image: Image, trace: DetectionTrace) -> str:
     count = len(trace)
     title = f"{shown(image.name)}, {width} x {height} pixels: "
     if not count:
-        return f"{title}nothing above a score of {trace.config.score_thresh:g}"
+        floors = " and its class's own" if trace.config.class_score_thresh else ""
+        return f"{title}nothing above a score of {trace.config.score_thresh:g}{floors}"
     names = [trace.categories[label] for label in trace.labels.tolist()]
     wide = max(len("category"), *map(len, names))
     lines = [
@@ -153,6 +189,44 @@ def describe(image: Image, trace: DetectionTrace) -> str:
     for name, score, box in zip(names, trace.scores.tolist(), trace.boxes.tolist(), strict=True):
         lines.append(f"  {name:<{wide}}  {score:.3f}" + "".join(f"{edge:9.1f}" for edge in box))
     return "\n".join(lines)
+
+
+def _class_floor(text: str) -> tuple[str, float]:
+    """Name or label, and score, of `person=0.5`."""
+    name, _, score = text.rpartition("=")
+    try:
+        return name, float(score)
+    except ValueError:
+        message = f"{shown(text)!r} is not of the form CLASS=SCORE"
+        raise argparse.ArgumentTypeError(message) from None
+
+
+def _by_label(floors: list[tuple[str, float]], model: RetinaNet) -> list[tuple[int, float]]:
+    """The floors by label index; a name that several classes share means all of them."""
+    classes = model.categories
+    pairs = []
+    for name, floor in floors:
+        labels = [label for label, known in enumerate(classes) if known == name]
+        if not labels:
+            labels = [label for label in range(len(classes)) if str(label) == name]
+        if not labels:
+            raise UsageError(f"{shown(model.name)} has no class {shown(name)!r}.")
+        pairs += [(label, floor) for label in labels]
+    return pairs
+
+
+def _command(spec: ModelSpec, path: Path, config: PostprocessConfig) -> str:
+    """The command that gives one picture's result again, whatever the weights recommend."""
+    values = {name: getattr(spec, name) for name in ("weights", *MODEL_OPTIONS, "precision")}
+    values |= {name: getattr(config, name) for name in POSTPROCESS_OPTIONS}
+    words = ["python", "-m", "retinanet", "detect", str(path)]
+    for name, value in values.items():
+        if value is not None:
+            words += [_option(name), str(value)]
+    if config.class_score_thresh:
+        floors = (f"{label}={floor}" for label, floor in config.class_score_thresh)
+        words += [_option("class_score_thresh"), *floors]
+    return shlex.join(words)
 
 
 def _option(name: str) -> str:
@@ -180,16 +254,25 @@ def _check_targets(args: argparse.Namespace, paths: list[Path], many: bool) -> N
     """Refuse before the work what could not be written after it."""
     for target in (args.json, args.csv):
         check_target(target, paths)
-    if args.image is not None and not args.image.is_dir():
-        suffix = args.image.suffix.lower()
-        if many and (args.image.exists() or suffix in _writable()):
-            raise UsageError("--image must name a folder when there are several pictures.")
-        if not many and suffix not in _writable():
-            raise UsageError("--image must end in .png, .jpg, .webp or name an existing folder.")
-        if many and not args.image.parent.is_dir():
-            raise UsageError(f"The folder {shown(str(args.image.parent))} does not exist.")
-        if not many:
-            check_target(args.image, paths)
+    _check_place("--image", args.image, _writable(), ".png, .jpg, .webp", paths, many)
+    _check_place("--html", args.html, {".html", ".htm"}, ".html", paths, many)
+
+
+def _check_place(
+    option: str, out: Path | None, suffixes: set[str], named: str, paths: list[Path], many: bool
+) -> None:
+    """The same for what is one file for one picture and a folder for several."""
+    if out is None or out.is_dir():
+        return
+    suffix = out.suffix.lower()
+    if many and (out.exists() or suffix in suffixes):
+        raise UsageError(f"{option} must name a folder when there are several pictures.")
+    if not many and suffix not in suffixes:
+        raise UsageError(f"{option} must end in {named} or name an existing folder.")
+    if many and not out.parent.is_dir():
+        raise UsageError(f"The folder {shown(str(out.parent))} does not exist.")
+    if not many:
+        check_target(out, paths)
 
 
 def _writable() -> set[str]:
@@ -197,8 +280,8 @@ def _writable() -> set[str]:
     return {suffix for suffix, kind in PIL.Image.EXTENSION.items() if kind in PICTURE_FORMATS}
 
 
-def _drawings(out: Path | None, paths: list[Path], many: bool) -> dict[Path, Path]:
-    """Where each drawn picture goes; in a folder, under its own name, and never over another."""
+def _files_for(out: Path | None, suffix: str, paths: list[Path], many: bool) -> dict[Path, Path]:
+    """Where each picture's file goes; in a folder, under its own name, and never over another."""
     if out is None:
         return {}
     if not many and not out.is_dir():
@@ -206,9 +289,9 @@ def _drawings(out: Path | None, paths: list[Path], many: bool) -> dict[Path, Pat
     targets: dict[Path, Path] = {}
     taken: set[Path] = set()
     for path in paths:
-        target, number = out / f"{path.stem}.png", 2
+        target, number = out / f"{path.stem}{suffix}", 2
         while target in taken:
-            target, number = out / f"{path.stem}-{number}.png", number + 1
+            target, number = out / f"{path.stem}-{number}{suffix}", number + 1
         taken.add(target)
         targets[path] = target
     inputs = {path.resolve() for path in paths}

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from dataclasses import fields
 from pathlib import Path
 
 from retinanet.checkpoints import load_model
@@ -25,9 +24,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", default="auto")
     parser.add_argument("--min-size", type=int, help="as the model says, unless given")
     parser.add_argument("--max-size", type=int)
-    for setting in fields(PostprocessConfig):
-        default = getattr(AP_POSTPROCESS, setting.name)
-        option = f"--{setting.name.replace('_', '-')}"
+    for name, default in AP_POSTPROCESS.to_dict().items():
+        option = f"--{name.replace('_', '-')}"
         parser.add_argument(option, type=type(default), default=default, help=f"({default})")
     parser.add_argument("--json", type=Path, help="write the metrics here")
     parser.add_argument("--results", type=Path, help="write the detections here, COCO results JSON")
@@ -39,7 +37,7 @@ def run(args: argparse.Namespace) -> int:
     Returns:
         The exit code, 0. Bad input raises the error of the room that found it.
     """
-    config = PostprocessConfig(**{f.name: getattr(args, f.name) for f in fields(PostprocessConfig)})
+    config = PostprocessConfig(**{name: getattr(args, name) for name in AP_POSTPROCESS.to_dict()})
     for target in (args.json, args.results):
         check_target(target, [args.annotations])
     dataset = load_coco(args.annotations, args.images)

@@ -1,18 +1,12 @@
-"""Kept detections as plain arrays, and as the one block of bytes that the canvas draws from."""
+"""Detections as plain arrays, and where a pair stands in a trace."""
 
 from __future__ import annotations
 
-import hashlib
-import json
-import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-
-from retinanet.figures.palette import LEVEL_COLORS, label_color
-from retinanet.types import LEVELS
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -120,15 +114,16 @@ def table_from_trace(trace: DetectionTrace) -> BoxTable:
         scores=trace.scores.cpu().numpy().astype(np.float32),
         labels=labels.astype(np.int32),
         levels=levels.astype(np.int32),
-        pairs=_pair(first + anchors, labels, outputs.num_classes),
+        pairs=pair_numbers(first + anchors, labels, outputs.num_classes),
         names={label: trace.categories[label] for label in occurring},
         ids={label: outputs.category_id(label) for label in occurring},
     )
 
 
-def _pair(
+def pair_numbers(
     anchors: NDArray[np.int64], labels: NDArray[np.int64], num_classes: int
 ) -> NDArray[np.int32]:
+    """Number of each (anchor, class) pair [N], from the anchor's index over all levels [N]."""
     return (anchors * num_classes + labels).astype(np.int32)
 
 
@@ -151,88 +146,3 @@ def find_row(trace: DetectionTrace, pair: int) -> int | None:
     hits = (listed.level == level) & (listed.anchor == anchor) & (listed.label == label)
     rows = np.flatnonzero(hits.numpy())
     return int(rows[0]) if len(rows) else None
-
-
-def pack_boxes(
-    table: BoxTable,
-    *,
-    image_id: str,
-    size: tuple[int, int],
-    title: str = "",
-    color_by: str = "class",
-    selected: int = -1,
-    status: str = "",
-    watermark: str = "",
-) -> bytes:
-    """Everything the canvas draws over the photo, as one block.
-
-    Layout, little-endian: uint32 length of the header; the header as JSON in UTF-8, padded to a
-    multiple of 4; then float32 boxes [N, 4], float32 scores [N], int32 labels, levels and
-    pairs [N].
-
-    Args:
-        table: the detections.
-        image_id: `Image.id` of the photo, under which the browser holds it.
-        size: (width, height) of the original picture.
-        title: the picture's name, for screen readers.
-        color_by: "class" or "level".
-        selected: the pair to mark, -1 for none.
-        status: a sentence shown over the photo, "" for none.
-        watermark: words drawn across the photo, "" for none.
-
-    The header's "stamp" names the content; the canvas repeats it once it has drawn this block.
-
-    Raises:
-        ValueError: `color_by` is neither "class" nor "level".
-    """
-    if color_by not in ("class", "level"):
-        raise ValueError(f"color_by must be class or level, not {color_by!r}.")
-    width, height = size
-    header = {
-        "count": len(table),
-        "image_id": image_id,
-        "width": width,
-        "height": height,
-        "title": title,
-        "color_by": color_by,
-        "selected": selected,
-        "status": status,
-        "watermark": watermark,
-        "names": dict(table.names),
-        "colors": {label: label_color(label) for label in table.names},
-        "level_names": LEVELS,
-        "level_colors": [LEVEL_COLORS[level] for level in LEVELS],
-        "legend": legend(table, color_by),
-    }
-    columns = (
-        table.boxes.astype("<f4"),
-        table.scores.astype("<f4"),
-        table.labels.astype("<i4"),
-        table.levels.astype("<i4"),
-        table.pairs.astype("<i4"),
-    )
-    blocks = [column.tobytes() for column in columns]
-    header["stamp"] = hashlib.sha256(repr(header).encode() + b"".join(blocks)).hexdigest()[:16]
-    return join_blocks(header, blocks)
-
-
-def stamp_of(packed: bytes) -> str:
-    """The stamp of a block from `pack_boxes`."""
-    (length,) = struct.unpack_from("<I", packed)
-    return json.loads(packed[4 : 4 + length])["stamp"]
-
-
-def join_blocks(header: Mapping[str, Any], blocks: Sequence[bytes]) -> bytes:
-    """Length, JSON header padded to 4, then the blocks one after the other."""
-    text = json.dumps(header).encode()
-    padding = b" " * (-len(text) % 4)
-    return b"".join([struct.pack("<I", len(text)), text, padding, *blocks])
-
-
-def legend(table: BoxTable, color_by: str) -> str:
-    """One line that says what the colours mean."""
-    if not len(table):
-        return "No box passes at these settings."
-    if color_by == "level":
-        return "Colour: the pyramid level that found the box, finest (P3) to coarsest (P7)."
-    return "Colour: the category. A dark tag names the box; the selected box is drawn thick."

@@ -98,6 +98,31 @@ def life_formula(life: Life, config: PostprocessConfig) -> str:
     return "\n".join(lines)
 
 
+def survival_parts(life: Life) -> dict[str, list[dict[str, Any]]]:
+    """For each knob the stretches of it over which this candidate survives NMS, for a slider.
+
+    Returns:
+        {knob: [{"from", "to" (None: no end), "kept" (False: or over the limit), "words"}]}; the
+        stretches that survive NMS come first, those that are kept lie within them.
+    """
+    parts: dict[str, list[dict[str, Any]]] = {}
+    for knob, change in life["changes_at"].items():
+        kept = change["kept"] or []
+        alive = change.get("survives_nms") or []
+        parts[knob] = [
+            {
+                "from": part["from"],
+                "to": part["to"],
+                "kept": is_kept,
+                "words": f"{lead} {_interval(part, '_thresh' in knob)}",
+            }
+            # The kept stretches lie within those that survive NMS and are drawn over them.
+            for is_kept, lead, stretches in ((False, "over the limit", alive), (True, "kept", kept))
+            for part in stretches
+        ]
+    return parts
+
+
 def _signed(value: float | None) -> str:
     return "not a number" if value is None else f"{value:+.3f}"
 

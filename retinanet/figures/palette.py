@@ -6,6 +6,8 @@ Okabe and Ito's colours, which people with any colour vision tell apart, and an 
 
 from __future__ import annotations
 
+from typing import Any
+
 OKABE_ITO: tuple[str, ...] = (
     "#E69F00",  # orange
     "#56B4E9",  # sky blue
@@ -34,6 +36,24 @@ FATE_COLORS: dict[str, str] = {
     "below_thresh": "#666666",
 }
 """What became of a candidate: the keys of `DetectionTrace.counts`."""
+
+FATE_DASHES: dict[str, tuple[int, ...]] = {
+    "kept": (),
+    "suppressed": (6, 4),
+    "cut_by_topk": (2, 3),
+    "over_limit": (9, 3, 2, 3),
+    "below_thresh": (1, 4),
+}
+"""The same said without colour: the dash of the line, in pixels on and off."""
+
+CHANGE_STYLES: dict[str, dict[str, Any]] = {
+    "gained": {"words": "gained", "color": "#009E73", "dash": (), "mark": "+"},
+    "lost": {"words": "lost", "color": "#D55E00", "dash": (6, 4), "mark": "−"},
+    "moved": {"words": "moved", "color": "#56B4E9", "dash": (9, 3, 2, 3), "mark": "↔"},
+    "relabelled": {"words": "relabelled", "color": "#CC79A7", "dash": (2, 3), "mark": "≠"},
+    "unchanged": {"words": "unchanged", "color": "#B8BFC6", "dash": (), "mark": ""},
+}
+"""What a change of settings did to a detection: a colour, a dash and a mark for each."""
 
 ASSIGNMENT_COLORS: dict[str, str] = {
     "foreground": "#56B4E9",

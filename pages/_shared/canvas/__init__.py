@@ -1,38 +1,59 @@
-"""The picture components: the canvas, the photos it draws, and sheets of small pictures.
+"""The picture components: the workbench, the photos and tables it draws from, sheets of pictures.
 
-Four components of one folder. `photo` hands a JPEG to the browser once; `canvas` draws it with
-packed boxes; `follow` reruns its fragment once the canvas has painted something new; `sheet` is a
-row or grid of thumbnails that act as buttons.
+Six components of one folder. `workbench`, `photo` and `table` hand the code, a JPEG and the
+candidates to the browser once; `canvas` is where the workbench draws them with the core's answer;
+`follow` reruns its fragment once the workbench has painted something new; `sheet` is a row or grid
+of thumbnails that act as buttons.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import streamlit as st
 
+from pages._shared.canvas.kit import kit
+
 _FOLDER = Path(__file__).parent
+WORKBENCH = ("columns", "nms", "scene", "stage", "hands", "knobs", "panels", "story", "canvas")
+"""The scripts of the workbench: one module, read in this order."""
 
 
 def _read(name: str) -> str:
     return (_FOLDER / name).read_text(encoding="utf-8")
 
 
+def script(*names: str) -> str:
+    """Some of the folder's scripts as one module; only the last of them exports."""
+    return "\n".join(_read(f"{name}.js") for name in names)
+
+
+def _page() -> str:
+    return f"<style>{_read('canvas.css')}</style>{_read('canvas.html')}"
+
+
 _photo = st.components.v2.component(
-    "retinanet_photo", html="<span hidden></span>", js=_read("photos.js")
+    "retinanet_photo", html="<span hidden></span>", js=script("photos")
+)
+_table = st.components.v2.component(
+    "retinanet_table", html="<span hidden></span>", js=script("columns", "nms", "tables")
+)
+_workbench = st.components.v2.component(
+    "retinanet_workbench",
+    html="<span hidden></span>",
+    js=f"const PAGE = {json.dumps(_page())};\n{kit()}{script(*WORKBENCH)}",
 )
 _canvas = st.components.v2.component(
-    "retinanet_canvas",
-    html=_read("canvas.html"),
-    css=_read("canvas.css"),
-    js=_read("canvas.js"),
+    "retinanet_canvas", html='<div class="rn-root"></div>', js=script("mount")
 )
 _follow = st.components.v2.component(
-    "retinanet_follow", html="<span hidden></span>", js=_read("follow.js")
+    "retinanet_follow", html="<span hidden></span>", js=script("follow")
 )
 _sheet = st.components.v2.component(
-    "retinanet_sheet", html=_read("sheet.html"), css=_read("sheet.css"), js=_read("sheet.js")
+    "retinanet_sheet", html=_read("sheet.html"), css=_read("sheet.css"), js=script("sheet")
 )
 
 
@@ -46,25 +67,45 @@ def send_photo(image_id: str, jpeg: bytes) -> None:
     _photo(key="photo", data=image_id.encode() + jpeg, height=1)
 
 
-def draw_canvas(packed: bytes, on_pick: Callable[[int], None]) -> None:
-    """The photo with its boxes.
+def send_table(packed: bytes) -> None:
+    """Hand the browser the candidates; call it outside the fragment that reruns.
 
     Args:
-        packed: from `retinanet.figures.boxes.pack_boxes`.
-        on_pick: called with the (anchor, class) pair of the box that was clicked, -1 for none.
+        packed: from `retinanet.figures.candidate_table.candidate_table`.
+    """
+    _table(key="candidates", data=packed, height=1)
+
+
+def send_workbench() -> None:
+    """Hand the browser the workbench's code; call it outside the fragment that reruns."""
+    _workbench(key="workbench", height=1)
+
+
+def draw_canvas(
+    packed: bytes,
+    on_view: Callable[[Mapping[str, Any]], None],
+    on_command: Callable[[str], None],
+) -> None:
+    """The workbench, once `send_workbench` has brought its code.
+
+    Args:
+        packed: from `pages._shared.answer.pack_answer`.
+        on_view: called with what the controls say after each release (`view.from_message`).
+        on_command: called with "pin" or "unpin".
     """
     _canvas(
         key="canvas",
         data=packed,
-        on_pick_change=lambda: on_pick(st.session_state["canvas"]["pick"]),
+        on_view_change=lambda: on_view(st.session_state["canvas"]["view"]),
+        on_command_change=lambda: on_command(st.session_state["canvas"]["command"]),
     )
 
 
 def follow_canvas(stamp: str) -> None:
-    """Rerun the fragment that calls this when the canvas shows other boxes than these.
+    """Rerun the fragment that calls this when the workbench shows another result than this.
 
     Args:
-        stamp: of the block (`retinanet.figures.boxes.stamp_of`) that the fragment speaks of.
+        stamp: "details" of the answer that the fragment speaks of.
     """
     _follow(key="follow", data={"stamp": stamp}, height=1, on_behind_change=lambda: None)
 

@@ -1,0 +1,437 @@
+"""One picture's detections as a page that stands alone: to print, to send, to file.
+
+The page is one HTML file without scripts that asks no host for anything; a policy in its head makes
+the browser refuse both. Whatever comes from outside (names, notes, the command) is escaped.
+"""
+
+from __future__ import annotations
+
+import base64
+import html
+import math
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+import torchvision
+
+from retinanet.candidates import CUT, FATES, OVER_LIMIT, SUPPRESSED
+from retinanet.detection import DetectionTrace
+from retinanet.figures.ledger import FATE_WORDS, ledger_rows, ledger_sentence
+from retinanet.figures.life import life_numbers
+from retinanet.figures.palette import FATE_COLORS, LEVEL_COLORS, label_color, text_color
+from retinanet.figures.pictures import to_jpeg
+from retinanet.presets import preset_of
+from retinanet.types import LEVELS, Image
+
+PICTURE_SIDE = 1600
+"""Longest side of the picture in the page, pixels."""
+
+LISTED = 500
+"""Detections in the page's table and over its picture; a sentence says so when there are more."""
+
+TAGGED = 40
+"""The best detections, which are named in the picture."""
+
+EXPLAINED = 20
+"""The best detections, for which the stretches of nms_thresh are worked out."""
+
+CLOSEST = 10
+"""Dropped candidates that are listed for each fate."""
+
+PHONE_TAGS = 1.6
+"""How much larger the tags are where the picture is small: `--k` in the style sheet."""
+
+_PAGE = """<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta http-equiv="Content-Security-Policy"
+ content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{title}</title>
+<style>
+{style}</style>
+</head>
+<body>
+{body}
+</body>
+</html>
+"""
+
+Column = tuple[str, bool]
+"""A column's heading, and whether it holds numbers."""
+
+_CANDIDATE: tuple[Column, ...] = (
+    *(("category", False), ("score", True), ("level", False)),
+    *((edge, True) for edge in ("x1", "y1", "x2", "y2")),
+)
+
+
+def html_report(
+    image: Image,
+    trace: DetectionTrace,
+    *,
+    title: str,
+    command: str,
+    model_name: str,
+    notes: Sequence[str] = (),
+) -> str:
+    """The page, as text to be written in UTF-8. The same arguments give the same page.
+
+    Args:
+        image: the picture that was detected on.
+        trace: its detections.
+        title: the page's heading, such as the file's name.
+        command: the line that gives this result again; "" leaves it out.
+        model_name: as the person knows it.
+        notes: sentences to be read with the result; those of the picture come before them.
+
+    Raises:
+        ValueError: the trace is of another picture.
+    """
+    outputs = trace.outputs
+    if image.size[::-1] != tuple(outputs.original_size) or (
+        outputs.image_id and outputs.image_id != image.id
+    ):
+        raise ValueError("html_report: the trace is of another picture.")
+    told = "".join(f"<li>{_text(note)}</li>" for note in (*image.notes, *notes))
+    parts = [
+        f'<header><p class="kicker">RetinaNet Explorer</p><h1>{_text(title)}</h1>'
+        f'<p class="lead">{_text(_lead(trace))}</p>',
+        f'<ul class="notes">{told}</ul>' if told else "",
+        f'</header>\n<div class="hero" style="--ratio:{image.size[0] / image.size[1]:.3f}">'
+        f"{_figure(image, trace)}",
+        f'<div class="side">{_settings(trace)}{_facts(image, trace, model_name)}</div></div>',
+        _ledger(trace),
+        _detections(trace),
+        _dropped(trace),
+        _reproduce(image, command),
+    ]
+    style = Path(__file__).with_name("report.css").read_text(encoding="utf-8")
+    return _PAGE.format(title=_text(title), style=style, body="\n".join(parts))
+
+
+def _text(value: object) -> str:
+    """Escaped for elements and attributes; signs that cannot be printed become U+FFFD."""
+    clean = "".join(char if char.isprintable() else "\ufffd" for char in str(value))
+    return html.escape(clean, quote=True)
+
+
+def _lead(trace: DetectionTrace) -> str:
+    count = len(trace)
+    if not count:
+        return "Nothing passes at these settings."
+    names = [trace.categories[label] for label in trace.labels.tolist()]
+    common = sorted(dict.fromkeys(names), key=lambda name: -names.count(name))
+    kinds = ", ".join(f"{name} {names.count(name):,}" for name in common[:6])
+    more = f", others {sum(names.count(name) for name in common[6:]):,}" if common[6:] else ""
+    return f"{count:,} detection{'s' if count > 1 else ''}: {kinds}{more}."
+
+
+# --- the picture ---------------------------------------------------------------------------
+
+
+def _figure(image: Image, trace: DetectionTrace) -> str:
+    width, height = image.size
+    data = base64.b64encode(to_jpeg(image, (PICTURE_SIDE, PICTURE_SIDE))).decode("ascii")
+    boxes = trace.boxes[:LISTED].tolist()
+    drawn = [i for i, box in enumerate(boxes) if all(map(math.isfinite, box))]
+    size = max(width / 56, height / 60)
+    tags = _tags(trace, [i for i in drawn if i < TAGGED], size)
+    worst_first = drawn[::-1]  # so that the best are on top
+    overlay = "".join(_outline(trace, i, boxes[i]) for i in worst_first)
+    names = "".join(tags[i] for i in worst_first if i in tags)
+    caption = "Colour: the category."
+    if tags:
+        caption += " A tag gives the number in the table below, the category and the score."
+    if len(trace) > TAGGED:
+        caption += f" The best {TAGGED} have one."
+    if len(trace) > LISTED:
+        caption += f" The best {LISTED} are drawn."
+    return (
+        f'<figure><svg viewBox="0 0 {width} {height}" role="img" '
+        f'aria-label="{_text(image.name)} with its boxes" font-size="{size:.2f}">'
+        f'<image href="data:image/jpeg;base64,{data}" width="{width}" height="{height}" '
+        f'preserveAspectRatio="none"/>{overlay}{names}</svg>'
+        f"<figcaption>{caption}</figcaption></figure>"
+    )
+
+
+def _outline(trace: DetectionTrace, index: int, box: Sequence[float]) -> str:
+    x1, y1, x2, y2 = box
+    place = f'x="{x1:.1f}" y="{y1:.1f}" width="{x2 - x1:.1f}" height="{y2 - y1:.1f}"'
+    label = int(trace.labels[index])
+    words = _text(f"{index + 1} {trace.categories[label]} {float(trace.scores[index]):.3f}")
+    kind = "box" if index < TAGGED else "box faint"
+    return (
+        f'<a href="#row-{index + 1}" id="box-{index + 1}" class="{kind}"><title>{words}</title>'
+        f'<rect class="edge" {place}/><rect {place} stroke="{label_color(label)}"/></a>'
+    )
+
+
+def _tags(trace: DetectionTrace, indices: Sequence[int], size: float) -> dict[int, str]:
+    """Each above its box or inside its top or bottom, where it hides no tag of a better one."""
+    height, width = trace.outputs.original_size
+    taken: list[list[float]] = []
+    tags = {}
+    for index in indices:
+        label, score = int(trace.labels[index]), float(trace.scores[index])
+        words = f"{index + 1} {trace.categories[label]} {score:.2f}"
+        across, high = size * (0.6 * len(words) + 0.6), size * 1.35
+        x1, y1, _, y2 = trace.boxes[index].tolist()
+        x = max(0.0, min(x1, width - across * PHONE_TAGS))
+        # The top, and whether a tag that is larger grows upwards from its lower edge.
+        wishes = [(y1 - high, True), (y1, False), (y2 - high, True), (y2, False)]
+        # On a phone it takes this much, so that no tag may hide another there either.
+        extent = across * PHONE_TAGS, high * PHONE_TAGS
+        areas = [(x, top + high - extent[1] if up else top, *extent, top, up) for top, up in wishes]
+        inside = [area for area in areas if 0 <= area[1] <= height - extent[1]]
+        fallback = (x, max(0.0, min(y1, height - extent[1])), *extent)
+        *area, top, up = min(
+            inside or [(*fallback, fallback[1], False)],
+            key=lambda area: sum(_common(area[:4], other) for other in taken),
+        )
+        taken.append(area)
+        edge, shift = (top + high, -high) if up else (top, 0.0)
+        color = label_color(label)
+        tags[index] = (
+            f'<a href="#row-{index + 1}" class="tag" style="--x:{x:.1f}px;--y:{edge:.1f}px">'
+            f'<rect y="{shift:.1f}" width="{across:.1f}" height="{high:.1f}" fill="{color}"/>'
+            f'<text x="{size * 0.3:.1f}" y="{shift + size:.1f}" fill="{text_color(color)}" '
+            f'textLength="{across - size * 0.6:.1f}" lengthAdjust="spacingAndGlyphs">'
+            f"{_text(words)}</text></a>"
+        )
+    return tags
+
+
+def _common(first: Sequence[float], second: Sequence[float]) -> float:
+    """The area that two (left, top, width, height) share."""
+    return math.prod(
+        max(0.0, min(a + across, b + other) - max(a, b))
+        for a, b, across, other in zip(first[:2], second[:2], first[2:], second[2:], strict=True)
+    )
+
+
+# --- settings, facts, ledger ---------------------------------------------------------------
+
+
+def _settings(trace: DetectionTrace) -> str:
+    config, names = trace.config, dict(enumerate(trace.categories))
+    values = {
+        knob: value for knob, value in config.to_dict().items() if knob != "class_score_thresh"
+    }
+    rows = [
+        (knob, f"{value:,}" if isinstance(value, int) else f"{value:g}")
+        for knob, value in values.items()
+    ]
+    if config.class_score_thresh:
+        floors = (
+            f"{names.get(n, f'class {n}')} {floor:g}" for n, floor in config.class_score_thresh
+        )
+        rows.append(("class_score_thresh", ", ".join(floors)))
+    preset = preset_of(config)
+    return _list("Settings", [*rows, *([("preset", preset.name)] if preset else [])])
+
+
+def _facts(image: Image, trace: DetectionTrace, model_name: str) -> str:
+    outputs, config = trace.outputs, trace.outputs.config
+    (width, height), (rows, columns) = image.size, outputs.image_size
+    facts = [
+        ("file", image.name),
+        ("picture", f"{width:,} × {height:,} px"),
+        ("network saw", f"{columns:,} × {rows:,} px"),
+        ("model", model_name),
+        ("network", f"ResNet-{config.depth}, {config.variant}"),
+        ("num_convs", f"{config.num_convs}"),
+        ("anchors", f"{outputs.num_anchors:,}"),
+        ("classes", f"{outputs.num_classes:,}"),
+    ]
+    return _list("Picture and model", facts)
+
+
+def _list(heading: str, rows: Iterable[tuple[str, str]]) -> str:
+    cells = "".join(f"<dt>{_text(name)}</dt><dd>{_text(value)}</dd>" for name, value in rows)
+    return f"<section><h2>{heading}</h2><dl>{cells}</dl></section>"
+
+
+def _ledger(trace: DetectionTrace) -> str:
+    rows = ledger_rows(trace.counts_per_level)
+    columns = [(name, name != "fate") for name in rows[0]]
+    marks = [FATE_COLORS[fate] for fate in FATE_WORDS]
+    body = []
+    for row, mark in zip(rows, [*marks, None], strict=True):
+        name, *counts = row.values()
+        lead = f'<th scope="row">{_swatch(mark)}{_text(name)}</th>'
+        kind = "" if mark else ' class="sum"'
+        body.append(f"<tr{kind}>{lead}{''.join(_number(f'{count:,}') for count in counts)}</tr>")
+    outputs = trace.outputs
+    said = ledger_sentence(trace.counts, outputs.num_anchors, outputs.num_classes)
+    return _section("Ledger", said, _table("Ledger", columns, body))
+
+
+# --- tables of candidates ------------------------------------------------------------------
+
+
+def _detections(trace: DetectionTrace) -> str:
+    if not len(trace):
+        return ""
+    columns = [("#", True), *_CANDIDATE, ("anchor", True), ("rank", True)]
+    columns.append(("kept while nms_thresh in", False))
+    rows = [
+        f'<tr id="row-{i + 1}"><td class="n"><a href="#box-{i + 1}">{i + 1}</a></td>'
+        f"{_cells(trace, i)}{_number(_anchor(trace, i))}"
+        f"{_number(f'{int(trace.candidates.rank[i]):,}')}<td>{_survival(trace, i)}</td></tr>"
+        for i in range(min(len(trace), LISTED))
+    ]
+    said = (
+        "Best first. Box in pixels of the picture; anchor, width × height in pixels that the "
+        "network saw; rank by score within the level; the strip is nms_thresh from 0 to 1, green "
+        "where the box is kept, with a mark at the present value"
+    )
+    said += f" (the best {EXPLAINED} boxes)." if len(trace) > EXPLAINED else "."
+    if len(trace) > LISTED:
+        said += f" The {len(trace) - LISTED:,} after the best {LISTED} are not listed."
+    return _section("Detections", said, _table("Detections", columns, rows))
+
+
+def _cells(trace: DetectionTrace, row: int) -> str:
+    """A candidate in the columns `_CANDIDATE`."""
+    table, label = trace.candidates, int(trace.candidates.label[row])
+    level = LEVELS[int(table.level[row])]
+    return (
+        f"<td>{_swatch(label_color(label))}{_text(trace.categories[label])}</td>"
+        f"{_number(f'{float(table.score[row]):.3f}')}"
+        f"<td>{_swatch(LEVEL_COLORS[level])}{level}</td>"
+        + "".join(_number(f"{edge:.1f}") for edge in table.box_original[row].tolist())
+    )
+
+
+def _anchor(trace: DetectionTrace, row: int) -> str:
+    level, anchor = (int(c[row]) for c in (trace.candidates.level, trace.candidates.anchor))
+    x1, y1, x2, y2 = trace.outputs.anchors[level][anchor].tolist()
+    return f"{x2 - x1:.0f} × {y2 - y1:.0f}"
+
+
+def _survival(trace: DetectionTrace, index: int) -> str:
+    """The stretches of nms_thresh at which a box is a detection, drawn from 0 to 1 and in words."""
+    if index >= EXPLAINED:
+        return ""
+    life = trace.explain(index)
+    bars = "".join(
+        f'<rect x="{100 * part["from"]:.2f}" width="{100 * (part["to"] - part["from"]):.2f}" '
+        f'y="2" height="6" fill="{FATE_COLORS["kept"]}"/>'
+        for part in life["changes_at"]["nms_thresh"]["kept"] or []
+    )
+    now = 100 * trace.config.nms_thresh
+    words = dict(life_numbers(life))["kept while nms_thresh"]
+    words = _text(words.removeprefix("in ").replace(" or in ", " or "))  # the heading says "in"
+    words = words.replace(", ", ",&nbsp;")  # an interval stays on one line
+    return (
+        '<div class="strip"><svg viewBox="0 0 100 10" preserveAspectRatio="none" '
+        f'aria-hidden="true"><path d="M0 5H100"/>{bars}<path class="now" d="M{now:.2f} 0V10"/>'
+        f"</svg><span>{words}</span></div>"
+    )
+
+
+def _dropped(trace: DetectionTrace) -> str:
+    """Of each fate, the candidates that the smallest change of its knob would let go on."""
+    table, config = trace.candidates, trace.config
+    beyond = table.rank.numpy() - np.array(trace.takes)[table.level.numpy()]
+    iou, position = trace.suppressed_iou.numpy(), table.position.numpy()
+    parts = (
+        _nearest(
+            trace,
+            SUPPRESSED,
+            iou,
+            f"IoU least above nms_thresh {config.nms_thresh:g} first.",
+            [("suppressed by", False), ("IoU", True)],
+            lambda row: f"<td>{_suppressor(trace, row)}</td>{_number(f'{iou[row]:.4f}')}",
+        ),
+        _nearest(
+            trace,
+            CUT,
+            beyond,
+            f"Rank least beyond topk_candidates {config.topk_candidates:,} first.",
+            [("rank in level", True)],
+            lambda row: _number(f"{int(table.rank[row]):,}"),
+        ),
+        _nearest(
+            trace,
+            OVER_LIMIT,
+            position,
+            f"The first after detections_per_img {config.detections_per_img:,}.",
+            [("number after NMS", True)],
+            lambda row: _number(f"{int(position[row]):,}"),
+        ),
+    )
+    said = f"Of each fate, the {CLOSEST} that came closest to going on."
+    return _section("Dropped", said, "".join(parts))
+
+
+def _nearest(
+    trace: DetectionTrace,
+    fate: int,
+    distance: np.ndarray,
+    said: str,
+    columns: Sequence[Column],
+    cells: Callable[[int], str],
+) -> str:
+    """The first few of a fate by distance [C], equal ones by score, as a table of its own."""
+    name, table = FATES[fate], trace.candidates
+    rows = np.flatnonzero(table.fate.numpy() == fate)
+    order = np.lexsort([-table.score.numpy()[rows], distance[rows]])[:CLOSEST]
+    heading = f"{FATE_WORDS[name][:1].upper()}{FATE_WORDS[name][1:]}: {trace.counts[name]:,}"
+    lead = f"<h3>{_swatch(FATE_COLORS[name])}{heading}</h3>"
+    if not len(rows):
+        return lead
+    body = [f"<tr>{_cells(trace, row)}{cells(row)}</tr>" for row in rows[order].tolist()]
+    return f"{lead}<p>{said}</p>{_table(heading, [*_CANDIDATE, *columns], body)}"
+
+
+def _suppressor(trace: DetectionTrace, row: int) -> str:
+    """The better box: a detection by its number, with a link to it, or one over the limit."""
+    by = int(trace.suppressed_by[row])
+    score = f"{float(trace.candidates.score[by]):.3f}"
+    if by >= len(trace):
+        return f"one over the limit, {score}"
+    number = f"number {by + 1}"
+    return f'<a href="#box-{by + 1}">{number}</a>, {score}' if by < LISTED else f"{number}, {score}"
+
+
+# --- pieces --------------------------------------------------------------------------------
+
+
+def _reproduce(image: Image, command: str) -> str:
+    versions = f"torch {torch.__version__}, torchvision {torchvision.__version__}"
+    rows = [("made with", versions), ("picture SHA-256", image.id)]
+    # Each word in a span of its own: a line is never broken at the hyphens of an option.
+    words = " ".join(f"<span>{_text(word)}</span>" for word in command.split(" "))
+    line = f"<pre><code>{words}</code></pre>" if command else ""
+    return f'<div class="end">{_section("Reproduce", "", line)}{_list("Versions", rows)}</div>'
+
+
+def _section(heading: str, said: str, content: str) -> str:
+    lead = f"<p>{_text(said)}</p>" if said else ""
+    return f"<section><h2>{heading}</h2>{lead}{content}</section>"
+
+
+def _table(name: str, columns: Sequence[Column], rows: Sequence[str]) -> str:
+    heads = "".join(
+        f'<th scope="col"{" class=n" if is_number else ""}>{_swatch(LEVEL_COLORS.get(heading))}'
+        f"{heading}</th>"
+        for heading, is_number in columns
+    )
+    return (
+        f'<div class="scroll" role="region" aria-label="{name}" tabindex="0"><table><thead>'
+        f"<tr>{heads}</tr></thead><tbody>{''.join(rows)}</tbody></table></div>"
+    )
+
+
+def _number(text: str) -> str:
+    return f'<td class="n">{text}</td>'
+
+
+def _swatch(color: str | None) -> str:
+    return f'<i style="background:{color}"></i>' if color else ""
