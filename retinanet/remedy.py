@@ -40,9 +40,6 @@ MAX_DETECTIONS = 60
 MAX_PROOFS = 25
 """Values of one knob that are tried with `detect` in a row."""
 
-MAX_UPWARDS = 6
-"""The same for a higher `nms_thresh`: there more boxes survive, so a limit goes on to bind."""
-
 MAX_STATES = 6
 """Settings from which another knob is turned, each time that one more knob is needed."""
 
@@ -193,9 +190,7 @@ class _Search:
         """The nearest value that works: upwards at any distance, downwards within `limit`."""
         now = self.config.nms_thresh
         hundredths = _hundredths(now)
-        up = self.first(
-            self._nms_configs(self.start, [v for v in hundredths if v > now]), MAX_UPWARDS
-        )
+        up = self.first(self._nms_configs(self.start, [v for v in hundredths if v > now]))
         limit = min(limit, up["size"]) if up else limit
         down = self.first(
             self._nms_configs(self.start, [v for v in hundredths if now - limit < v < now])
@@ -360,8 +355,9 @@ def _just_below(score: float) -> Iterator[float]:
 def _surviving_at(standing: Standing, values: list[float]) -> Iterator[float]:
     """Of values of `nms_thresh`, those at which a pair that finds the object survives NMS.
 
-    If one survives already, of the values above the present one those at which a better one does.
-    Where too many boxes could matter, only the upper values are looked at: there fewer do.
+    Above the present one, only those at which a better one does than before: the more boxes
+    survive, the further back is the same one. Where too many boxes could matter, only the upper
+    values are looked at: there fewer do.
     """
     if not values or not standing.entered.any():
         return
@@ -376,13 +372,17 @@ def _surviving_at(standing: Standing, values: list[float]) -> Iterator[float]:
         yield from _surviving_at(standing, [v for v in values if v > middle])
         return
     compared, labels, wanted = compared[kin], labels[kin], wanted[kin]
-    if len(standing.survived) and min(values) > standing.trace.config.nms_thresh:
-        now = int(standing.trace.survivors[standing.survived[0]])
-        wanted = wanted & (np.cumsum(rows[kin] == now) == 0)
+    upwards = min(values) > standing.trace.config.nms_thresh
+    if upwards and len(standing.survived):
+        best = int(standing.trace.survivors[standing.survived[0]])
+        wanted = wanted & (np.cumsum(rows[kin] == best) == 0)
     pairs = find_overlaps(compared, labels, np.arange(len(labels)), min(values))
     for value in values:
-        if survivors(len(labels), pairs.above(value))[wanted].any():
+        alive = survivors(len(labels), pairs.above(value)) & wanted
+        if alive.any():
             yield value
+            if upwards:
+                wanted[alive.argmax() :] = False
 
 
 def _kin(

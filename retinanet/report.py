@@ -6,9 +6,6 @@ the browser refuse both. Whatever comes from outside (names, notes, the command)
 
 from __future__ import annotations
 
-import base64
-import html
-import math
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
@@ -20,28 +17,16 @@ from retinanet.candidates import CUT, FATES, OVER_LIMIT, SUPPRESSED
 from retinanet.detection import DetectionTrace
 from retinanet.figures.ledger import FATE_WORDS, ledger_rows, ledger_sentence
 from retinanet.figures.life import life_numbers
-from retinanet.figures.palette import FATE_COLORS, LEVEL_COLORS, label_color, text_color
-from retinanet.figures.pictures import to_jpeg
+from retinanet.figures.overlay import DRAWN, escaped, photo_with_boxes
+from retinanet.figures.palette import FATE_COLORS, LEVEL_COLORS, label_color
 from retinanet.presets import preset_of
 from retinanet.types import LEVELS, Image
-
-PICTURE_SIDE = 1600
-"""Longest side of the picture in the page, pixels."""
-
-LISTED = 500
-"""Detections in the page's table and over its picture; a sentence says so when there are more."""
-
-TAGGED = 40
-"""The best detections, which are named in the picture."""
 
 EXPLAINED = 20
 """The best detections, for which the stretches of nms_thresh are worked out."""
 
 CLOSEST = 10
 """Dropped candidates that are listed for each fate."""
-
-PHONE_TAGS = 1.6
-"""How much larger the tags are where the picture is small: `--k` in the style sheet."""
 
 _PAGE = """<!DOCTYPE html>
 <html lang="en">
@@ -96,13 +81,13 @@ def html_report(
         outputs.image_id and outputs.image_id != image.id
     ):
         raise ValueError("html_report: the trace is of another picture.")
-    told = "".join(f"<li>{_text(note)}</li>" for note in (*image.notes, *notes))
+    told = "".join(f"<li>{escaped(note)}</li>" for note in (*image.notes, *notes))
     parts = [
-        f'<header><p class="kicker">RetinaNet Explorer</p><h1>{_text(title)}</h1>'
-        f'<p class="lead">{_text(_lead(trace))}</p>',
+        f'<header><p class="kicker">RetinaNet Explorer</p><h1>{escaped(title)}</h1>'
+        f'<p class="lead">{escaped(_lead(trace))}</p>',
         f'<ul class="notes">{told}</ul>' if told else "",
         f'</header>\n<div class="hero" style="--ratio:{image.size[0] / image.size[1]:.3f}">'
-        f"{_figure(image, trace)}",
+        f"{photo_with_boxes(image, trace)}",
         f'<div class="side">{_settings(trace)}{_facts(image, trace, model_name)}</div></div>',
         _ledger(trace),
         _detections(trace),
@@ -110,13 +95,7 @@ def html_report(
         _reproduce(image, command),
     ]
     style = Path(__file__).with_name("report.css").read_text(encoding="utf-8")
-    return _PAGE.format(title=_text(title), style=style, body="\n".join(parts))
-
-
-def _text(value: object) -> str:
-    """Escaped for elements and attributes; signs that cannot be printed become U+FFFD."""
-    clean = "".join(char if char.isprintable() else "\ufffd" for char in str(value))
-    return html.escape(clean, quote=True)
+    return _PAGE.format(title=escaped(title), style=style, body="\n".join(parts))
 
 
 def _lead(trace: DetectionTrace) -> str:
@@ -128,90 +107,6 @@ def _lead(trace: DetectionTrace) -> str:
     kinds = ", ".join(f"{name} {names.count(name):,}" for name in common[:6])
     more = f", others {sum(names.count(name) for name in common[6:]):,}" if common[6:] else ""
     return f"{count:,} detection{'s' if count > 1 else ''}: {kinds}{more}."
-
-
-# --- the picture ---------------------------------------------------------------------------
-
-
-def _figure(image: Image, trace: DetectionTrace) -> str:
-    width, height = image.size
-    data = base64.b64encode(to_jpeg(image, (PICTURE_SIDE, PICTURE_SIDE))).decode("ascii")
-    boxes = trace.boxes[:LISTED].tolist()
-    drawn = [i for i, box in enumerate(boxes) if all(map(math.isfinite, box))]
-    size = max(width / 56, height / 60)
-    tags = _tags(trace, [i for i in drawn if i < TAGGED], size)
-    worst_first = drawn[::-1]  # so that the best are on top
-    overlay = "".join(_outline(trace, i, boxes[i]) for i in worst_first)
-    names = "".join(tags[i] for i in worst_first if i in tags)
-    caption = "Colour: the category."
-    if tags:
-        caption += " A tag gives the number in the table below, the category and the score."
-    if len(trace) > TAGGED:
-        caption += f" The best {TAGGED} have one."
-    if len(trace) > LISTED:
-        caption += f" The best {LISTED} are drawn."
-    return (
-        f'<figure><svg viewBox="0 0 {width} {height}" role="img" '
-        f'aria-label="{_text(image.name)} with its boxes" font-size="{size:.2f}">'
-        f'<image href="data:image/jpeg;base64,{data}" width="{width}" height="{height}" '
-        f'preserveAspectRatio="none"/>{overlay}{names}</svg>'
-        f"<figcaption>{caption}</figcaption></figure>"
-    )
-
-
-def _outline(trace: DetectionTrace, index: int, box: Sequence[float]) -> str:
-    x1, y1, x2, y2 = box
-    place = f'x="{x1:.1f}" y="{y1:.1f}" width="{x2 - x1:.1f}" height="{y2 - y1:.1f}"'
-    label = int(trace.labels[index])
-    words = _text(f"{index + 1} {trace.categories[label]} {float(trace.scores[index]):.3f}")
-    kind = "box" if index < TAGGED else "box faint"
-    return (
-        f'<a href="#row-{index + 1}" id="box-{index + 1}" class="{kind}"><title>{words}</title>'
-        f'<rect class="edge" {place}/><rect {place} stroke="{label_color(label)}"/></a>'
-    )
-
-
-def _tags(trace: DetectionTrace, indices: Sequence[int], size: float) -> dict[int, str]:
-    """Each above its box or inside its top or bottom, where it hides no tag of a better one."""
-    height, width = trace.outputs.original_size
-    taken: list[list[float]] = []
-    tags = {}
-    for index in indices:
-        label, score = int(trace.labels[index]), float(trace.scores[index])
-        words = f"{index + 1} {trace.categories[label]} {score:.2f}"
-        across, high = size * (0.6 * len(words) + 0.6), size * 1.35
-        x1, y1, _, y2 = trace.boxes[index].tolist()
-        x = max(0.0, min(x1, width - across * PHONE_TAGS))
-        # The top, and whether a tag that is larger grows upwards from its lower edge.
-        wishes = [(y1 - high, True), (y1, False), (y2 - high, True), (y2, False)]
-        # On a phone it takes this much, so that no tag may hide another there either.
-        extent = across * PHONE_TAGS, high * PHONE_TAGS
-        areas = [(x, top + high - extent[1] if up else top, *extent, top, up) for top, up in wishes]
-        inside = [area for area in areas if 0 <= area[1] <= height - extent[1]]
-        fallback = (x, max(0.0, min(y1, height - extent[1])), *extent)
-        *area, top, up = min(
-            inside or [(*fallback, fallback[1], False)],
-            key=lambda area: sum(_common(area[:4], other) for other in taken),
-        )
-        taken.append(area)
-        edge, shift = (top + high, -high) if up else (top, 0.0)
-        color = label_color(label)
-        tags[index] = (
-            f'<a href="#row-{index + 1}" class="tag" style="--x:{x:.1f}px;--y:{edge:.1f}px">'
-            f'<rect y="{shift:.1f}" width="{across:.1f}" height="{high:.1f}" fill="{color}"/>'
-            f'<text x="{size * 0.3:.1f}" y="{shift + size:.1f}" fill="{text_color(color)}" '
-            f'textLength="{across - size * 0.6:.1f}" lengthAdjust="spacingAndGlyphs">'
-            f"{_text(words)}</text></a>"
-        )
-    return tags
-
-
-def _common(first: Sequence[float], second: Sequence[float]) -> float:
-    """The area that two (left, top, width, height) share."""
-    return math.prod(
-        max(0.0, min(a + across, b + other) - max(a, b))
-        for a, b, across, other in zip(first[:2], second[:2], first[2:], second[2:], strict=True)
-    )
 
 
 # --- settings, facts, ledger ---------------------------------------------------------------
@@ -252,7 +147,7 @@ def _facts(image: Image, trace: DetectionTrace, model_name: str) -> str:
 
 
 def _list(heading: str, rows: Iterable[tuple[str, str]]) -> str:
-    cells = "".join(f"<dt>{_text(name)}</dt><dd>{_text(value)}</dd>" for name, value in rows)
+    cells = "".join(f"<dt>{escaped(name)}</dt><dd>{escaped(value)}</dd>" for name, value in rows)
     return f"<section><h2>{heading}</h2><dl>{cells}</dl></section>"
 
 
@@ -263,7 +158,7 @@ def _ledger(trace: DetectionTrace) -> str:
     body = []
     for row, mark in zip(rows, [*marks, None], strict=True):
         name, *counts = row.values()
-        lead = f'<th scope="row">{_swatch(mark)}{_text(name)}</th>'
+        lead = f'<th scope="row">{_swatch(mark)}{escaped(name)}</th>'
         kind = "" if mark else ' class="sum"'
         body.append(f"<tr{kind}>{lead}{''.join(_number(f'{count:,}') for count in counts)}</tr>")
     outputs = trace.outputs
@@ -283,7 +178,7 @@ def _detections(trace: DetectionTrace) -> str:
         f'<tr id="row-{i + 1}"><td class="n"><a href="#box-{i + 1}">{i + 1}</a></td>'
         f"{_cells(trace, i)}{_number(_anchor(trace, i))}"
         f"{_number(f'{int(trace.candidates.rank[i]):,}')}<td>{_survival(trace, i)}</td></tr>"
-        for i in range(min(len(trace), LISTED))
+        for i in range(min(len(trace), DRAWN))
     ]
     said = (
         "Best first. Box in pixels of the picture; anchor, width × height in pixels that the "
@@ -291,8 +186,8 @@ def _detections(trace: DetectionTrace) -> str:
         "where the box is kept, with a mark at the present value"
     )
     said += f" (the best {EXPLAINED} boxes)." if len(trace) > EXPLAINED else "."
-    if len(trace) > LISTED:
-        said += f" The {len(trace) - LISTED:,} after the best {LISTED} are not listed."
+    if len(trace) > DRAWN:
+        said += f" The {len(trace) - DRAWN:,} after the best {DRAWN} are not listed."
     return _section("Detections", said, _table("Detections", columns, rows))
 
 
@@ -301,7 +196,7 @@ def _cells(trace: DetectionTrace, row: int) -> str:
     table, label = trace.candidates, int(trace.candidates.label[row])
     level = LEVELS[int(table.level[row])]
     return (
-        f"<td>{_swatch(label_color(label))}{_text(trace.categories[label])}</td>"
+        f"<td>{_swatch(label_color(label))}{escaped(trace.categories[label])}</td>"
         f"{_number(f'{float(table.score[row]):.3f}')}"
         f"<td>{_swatch(LEVEL_COLORS[level])}{level}</td>"
         + "".join(_number(f"{edge:.1f}") for edge in table.box_original[row].tolist())
@@ -326,7 +221,7 @@ def _survival(trace: DetectionTrace, index: int) -> str:
     )
     now = 100 * trace.config.nms_thresh
     words = dict(life_numbers(life))["kept while nms_thresh"]
-    words = _text(words.removeprefix("in ").replace(" or in ", " or "))  # the heading says "in"
+    words = escaped(words.removeprefix("in ").replace(" or in ", " or "))  # the heading says "in"
     words = words.replace(", ", ",&nbsp;")  # an interval stays on one line
     return (
         '<div class="strip"><svg viewBox="0 0 100 10" preserveAspectRatio="none" '
@@ -397,7 +292,7 @@ def _suppressor(trace: DetectionTrace, row: int) -> str:
     if by >= len(trace):
         return f"one over the limit, {score}"
     number = f"number {by + 1}"
-    return f'<a href="#box-{by + 1}">{number}</a>, {score}' if by < LISTED else f"{number}, {score}"
+    return f'<a href="#box-{by + 1}">{number}</a>, {score}' if by < DRAWN else f"{number}, {score}"
 
 
 # --- pieces --------------------------------------------------------------------------------
@@ -407,13 +302,13 @@ def _reproduce(image: Image, command: str) -> str:
     versions = f"torch {torch.__version__}, torchvision {torchvision.__version__}"
     rows = [("made with", versions), ("picture SHA-256", image.id)]
     # Each word in a span of its own: a line is never broken at the hyphens of an option.
-    words = " ".join(f"<span>{_text(word)}</span>" for word in command.split(" "))
+    words = " ".join(f"<span>{escaped(word)}</span>" for word in command.split(" "))
     line = f"<pre><code>{words}</code></pre>" if command else ""
     return f'<div class="end">{_section("Reproduce", "", line)}{_list("Versions", rows)}</div>'
 
 
 def _section(heading: str, said: str, content: str) -> str:
-    lead = f"<p>{_text(said)}</p>" if said else ""
+    lead = f"<p>{escaped(said)}</p>" if said else ""
     return f"<section><h2>{heading}</h2>{lead}{content}</section>"
 
 

@@ -285,6 +285,20 @@ def test_a_selected_box_that_drops_out_still_has_its_life_told():
     assert "beyond detections_per_img 1" in shown["life"]["sentence"]
 
 
+def test_another_model_can_be_pinned():
+    """The pinned one runs too; what differs is told with the model as the cause."""
+    pin = {"weights": "random", "depth": 18, "num_convs": 2, "variant": "v1", "precision": "fp32"}
+    pin |= {"min_size": 64, "max_size": 128, "score_thresh": 0.0, "detections_per_img": 6}
+    app = open_app(**ALL_BOXES, mode="compare", pin=json.dumps(pin))
+    header, columns = unpack_columns(component(app, "canvas"))
+    changes = header["compare"]["changes"]
+    assert len(columns["pin_scores"]) == 6 and "num_convs 2" in header["compare"]["before_title"]
+    assert changes and any("model" in change["sentence"] for change in changes)
+    sides = {s: [c[s] for c in changes if c[s] is not None] for s in ("before", "after")}
+    for side, shown in (("before", 6), ("after", 20)):
+        assert len(sides[side]) == len(set(sides[side])) <= shown
+
+
 def test_find_row_finds_every_kept_pair_and_refuses_the_rest():
     trace = engine.get_engine().detect(
         load_sample("coffee"),

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import csv
+import html
 import io
 import json
+import re
+import shlex
 import subprocess
 import sys
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 
 import PIL.Image
@@ -25,6 +28,7 @@ from retinanet.config import PostprocessConfig
 from retinanet.detection import detect
 from retinanet.images import load_image
 from retinanet.keymaps import CheckpointError
+from retinanet.presets import PRESETS
 from tests.zoo import BAD_IMAGES, ODD_IMAGES, noise
 from tests.zoo_checkpoints import BAD_CHECKPOINTS, BAD_NAMES, tiny_model
 
@@ -430,3 +434,80 @@ def test_benchmark_refuses_bad_options(capsys, options, word, monkeypatch):
     assert code == 2
     assert word in err
     assert "Traceback" not in err
+
+
+# --- presets and reports -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("preset", PRESETS, ids=lambda preset: preset.name)
+def test_a_preset_sets_every_knob(capsys, photo, weights, preset):
+    model = load_model(weights, device="cpu")
+    arguments = ["detect", photo, "--weights", weights, "--preset", preset.name]
+    code, out, _ = run(capsys, *arguments)
+    assert code == 0
+    trace = detect(model(load_image(photo)), preset.config)
+    assert out == describe(load_image(photo), trace) + "\n"
+    code, out, _ = run(capsys, *arguments, "--detections-per-img", 2)
+    trace = detect(model(load_image(photo)), replace(preset.config, detections_per_img=2))
+    assert out == describe(load_image(photo), trace) + "\n"
+
+
+def test_an_unknown_preset_gives_one_line_with_the_known_ones(capsys, photo):
+    result = run(capsys, "detect", photo, "--preset", "mmdetection", "--weights", "no-such")
+    assert_one_line(result, "mmdetection", *(preset.name for preset in PRESETS))
+
+
+def test_the_report_is_written_and_its_command_gives_the_same_boxes(
+    capsys, monkeypatch, tmp_path, weights
+):
+    noise(96, 64).save(tmp_path / "my photo.png")
+    target = tmp_path / "report.html"
+    code, out, _ = run(
+        capsys,
+        *("detect", tmp_path / "my photo.png", "--weights", weights, "--html", target),
+        *("--preset", "deepforest", "--score-thresh", "0.07", "--class-score-thresh", "dog=0.08"),
+    )
+    assert code == 0
+    text = target.read_text(encoding="utf-8")
+    model = load_model(weights, device="cpu")
+    image = load_image(tmp_path / "my photo.png")
+    trace = detect(model(image), PostprocessConfig(0.07, 0.05, 1000, 300, {2: 0.08}))
+    assert len(trace) > 1
+    assert out == describe(image, trace) + "\n"
+    for row, score in enumerate(trace.scores.tolist(), start=1):
+        assert re.search(rf'<tr id="row-{row}">.*?{score:.3f}', text)
+    pre = re.sub(r"<[^>]+>", "", re.search(r"<pre>(.*?)</pre>", text)[1])
+    words = shlex.split(html.unescape(pre))
+    assert words[:4] == ["python", "-m", "retinanet", "detect"]
+    assert run(capsys, *words[3:])[1] == out
+
+
+def test_reports_of_many_pictures_go_to_a_folder(capsys, tmp_path, weights):
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    for name in ("a.png", "b.jpg", "b.png"):
+        noise(80, 60).save(photos / name)
+    (tmp_path / "reports").mkdir()
+    code, _, _ = run(
+        capsys,
+        *("detect", photos, "--weights", weights, "--html", tmp_path / "reports"),
+        *("--image", tmp_path / "reports"),
+    )
+    assert code == 0
+    names = sorted(path.name for path in (tmp_path / "reports").iterdir())
+    assert names == sorted(
+        f"{stem}{suffix}" for stem in ("a", "b", "b-2") for suffix in (".html", ".png")
+    )
+    result = run(capsys, "detect", photos, "--weights", weights, "--html", tmp_path / "all.html")
+    assert_one_line(result, "--html", "folder")
+
+
+def test_a_report_needs_a_place_it_can_be_written_to(capsys, tmp_path, weights):
+    path = tmp_path / "page.html"
+    noise().save(path, "PNG")
+    for target, words in (
+        (tmp_path / "report.pdf", ["--html", ".html"]),
+        (tmp_path / "no" / "report.html", ["does not exist"]),
+        (path, ["would be overwritten"]),
+    ):
+        assert_one_line(run(capsys, "detect", path, "--weights", weights, "--html", target), *words)

@@ -17,7 +17,7 @@ from pages._shared.stored import Result
 from pages._shared.training_note import training_words
 from pages._shared.view import Pin, View, to_query
 from retinanet.compare import compare
-from retinanet.config import PostprocessConfig
+from retinanet.config import LossConfig, MatcherConfig, PostprocessConfig
 from retinanet.detection import DetectionTrace, detect
 from retinanet.engine import ModelSpec
 from retinanet.figures.boxes import BoxTable, find_row, table_from_trace
@@ -95,12 +95,12 @@ def pack_answer(scene: Scene, view: View) -> bytes:
     if scene.trace is not None:
         trace = scene.trace
         header["table"] = table_key(trace)
-        header["training_words"] = training_words(scene.picture, trace, view)
         answers = {"box": _box, "whynot": _why_not, "nms": _rounds, "compare": _compared}
-        parts = [_ghosts, answers[view.mode]]
+        parts = [_ghosts]
         if view.hurried and _takes_long(view):
-            parts.remove(answers[view.mode])
             header["more"] = True  # the browser asks again once it has painted the boxes
+        else:
+            parts += [_training, answers[view.mode]]
         for part in parts:
             more_header, more_columns = part(scene, trace, view)
             header |= more_header
@@ -109,8 +109,8 @@ def pack_answer(scene: Scene, view: View) -> bytes:
 
 
 def _takes_long(view: View) -> bool:
-    """Whether the open panel has something to work out."""
-    return {
+    """Whether the open panel, or the note on training, has something to work out."""
+    return (view.matcher, view.loss) != (MatcherConfig(), LossConfig()) or {
         "box": view.box >= 0 or view.lesson,
         "whynot": view.why is not None,
         "nms": True,
@@ -202,6 +202,10 @@ def _ghosts(scene: Scene, trace: DetectionTrace, view: View) -> tuple[dict[str, 
 
 def _rounds(scene: Scene, trace: DetectionTrace, view: View) -> tuple[dict[str, Any], Columns]:
     return {}, round_columns(trace, nms_rounds(trace))
+
+
+def _training(scene: Scene, trace: DetectionTrace, view: View) -> tuple[dict[str, Any], Columns]:
+    return {"training_words": training_words(scene.picture, trace, view)}, {}
 
 
 # ------------------------------------------------------------------ one box

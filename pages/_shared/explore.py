@@ -81,7 +81,8 @@ def _workbench(spec: ModelSpec, picture: Picture, progress: engine.Progress) -> 
     now = view.current()
     trace, result = _answer(spec, picture, progress, now.knobs)
     scene = Scene(picture, spec, progress, result, trace)
-    st.session_state["canvas_stamp"] = answer.details_stamp(scene, now)
+    # For the panels: numbers only. A trace here would keep its outputs alive past the cache.
+    st.session_state["shown"] = (answer.details_stamp(scene, now), result)
 
     def command(name: str) -> None:
         if name == "pin":
@@ -94,15 +95,14 @@ def _workbench(spec: ModelSpec, picture: Picture, progress: engine.Progress) -> 
 
 @st.fragment
 def _details(spec: ModelSpec, picture: Picture, progress: engine.Progress) -> None:
-    """The tabs. A fragment of their own: the browser lays them out after it has drawn the boxes."""
+    """The tabs and the link. A fragment of its own: they come after the boxes are drawn."""
     if st.session_state.pop("redraw", False):
         st.rerun()
     view.write_link()
-    follow_canvas(st.session_state["canvas_stamp"])
-    config = view.current().knobs
-    trace, result = _answer(spec, picture, progress, config)
+    stamp, result = st.session_state["shown"]
+    follow_canvas(stamp)
     if result is not None:
-        _tabs(spec, picture, config, trace, result)
+        _tabs(spec, picture, progress, result)
 
 
 def _answer(
@@ -121,16 +121,22 @@ def _answer(
 def _tabs(
     spec: ModelSpec,
     picture: Picture,
-    config: PostprocessConfig,
-    trace: DetectionTrace | None,
+    progress: engine.Progress,
     result: Result,
 ) -> None:
     """Only the open tab is worked out, so that a moved knob waits for nothing it does not show."""
+    config = view.current().knobs
+
+    def trace() -> DetectionTrace:
+        return detect(engine.get_engine().outputs(picture.image, spec), config)
+
     tabs = st.tabs(state.TABS, key="tab", on_change="rerun", bind="query-params")
     contents = (
         lambda: panels.detections_table(result.table),
         lambda: panels.ledger_panel(result),
-        lambda: takehome.downloads(spec, picture, trace, result.table),
+        lambda: takehome.downloads(
+            spec, picture, result.table, trace if progress.state == "ready" else None
+        ),
         lambda: takehome.reproduce(spec, picture, config),
     )
     for tab, content in zip(tabs, contents, strict=True):

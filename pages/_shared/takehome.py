@@ -7,7 +7,7 @@ import json
 import re
 import shlex
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from urllib.parse import urlencode
 
@@ -69,9 +69,19 @@ def counted(number: int, noun: str) -> str:
 
 
 def downloads(
-    spec: ModelSpec, picture: Picture, trace: DetectionTrace | None, table: BoxTable
+    spec: ModelSpec,
+    picture: Picture,
+    table: BoxTable,
+    trace: Callable[[], DetectionTrace] | None,
 ) -> None:
-    """Four files of the open picture, each made when it is asked for, and the link to this view."""
+    """Four files of the open picture, each made when it is asked for, and the link to this view.
+
+    Args:
+        spec: the model that answered.
+        picture: that is open.
+        table: its detections.
+        trace: gives the trace that they come from; None while the model is not there.
+    """
     entry = (picture.image.name, picture.image, table)
     stem = file_stem(picture.image.name)
     count = counted(len(table), "detection")
@@ -103,7 +113,7 @@ def downloads(
         )
         st.download_button(
             "Report with its ledger (HTML, one file)",
-            lambda: report(spec, picture, trace),
+            lambda: report(spec, picture, trace()),
             f"{stem}_report.html",
             "text/html",
             key="save_html",

@@ -27,8 +27,8 @@ def training_words(picture: Picture, trace: DetectionTrace, view: View) -> str:
     loss = compute_loss(trace.outputs, match, view.loss)
     counts = match.counts
     return (
-        f"This changes training only, and none of the boxes above. On {source}, training with these "
-        f"settings would take {counts['foreground']:,} anchors as foreground, ignore "
+        f"This changes training only, and none of the boxes above. On {source}, training with "
+        f"these settings would take {counts['foreground']:,} anchors as foreground, ignore "
         f"{counts['ignored']:,} and take {counts['background']:,} as background; the focal loss of "
         f"this picture would be {float(loss.classification):.4f} and its box loss "
         f"{float(loss.bbox_regression):.4f}."
@@ -36,7 +36,7 @@ def training_words(picture: Picture, trace: DetectionTrace, view: View) -> str:
 
 
 def _objects(picture: Picture, trace: DetectionTrace) -> tuple[list, list[int], str]:
-    """Boxes and labels to train on: the sample's own where the model knows them, or the detections."""
+    """Boxes and labels to train on: those drawn for the sample, or the detections."""
     sample = next((one for one in SAMPLES if picture.is_sample and one.key == picture.key), None)
     known = {name: label for label, name in enumerate(trace.categories)}
     drawn = [box for box in (sample.boxes if sample else ()) if box.category in known]

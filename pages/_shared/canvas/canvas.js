@@ -73,7 +73,7 @@ function receive(bench, data) {
   bench.answered = answer.view.serial;
   bench.table = tables().kept.get(answer.table) ?? null;
   bench.names = bench.table?.names ?? answer.names;
-  if (changed) Object.assign(bench, { zoom: 1, extraClasses: new Set() });
+  if (changed) Object.assign(bench, { zoom: 1, round: 0, extraClasses: new Set() });
   bench.stage.classList.toggle("zoomed", bench.zoom > 1);
   bench.status.textContent = answer.status;
   if (bench.unsent) return send(bench); // the hand has moved on: this answer is behind it
@@ -81,11 +81,16 @@ function receive(bench, data) {
   adopt(bench);
 }
 
+// An answer that came while a slider was held, and that no release has overtaken.
+function catchUp(bench) {
+  const overtaken = bench.sent > bench.answered || bench.unsent;
+  if (bench.answer && bench.adopted !== bench.answer && !overtaken) adopt(bench);
+}
+
 // The boxes have come first: until the rest follows, the explanation that stood there stays, dimmed.
 function keepWords(before, answer) {
-  for (const name of ["life", "lesson", "inquest", "compare", "compare_words", "why_words"]) {
-    answer[name] = before[name];
-  }
+  const names = ["life", "lesson", "inquest", "compare", "compare_words", "why_words"];
+  for (const name of [...names, "training_words"]) answer[name] = before[name];
   for (const [name, column] of Object.entries(before.columns)) {
     if (name.startsWith("pin_")) answer.columns[name] = column;
   }
@@ -94,6 +99,7 @@ function keepWords(before, answer) {
 function adopt(bench) {
   const { answer } = bench;
   const { serial, ...state } = answer.view;
+  bench.adopted = answer;
   bench.state = state;
   bench.live = false;
   bench.previewWanted = false;
@@ -149,7 +155,10 @@ function attach(parent) {
   attachHands(bench, parent);
   const right = find(".rn-right");
   right.addEventListener("pointerdown", (event) => (bench.pressed = event.target.type === "range"));
-  bench.onRelease = () => (bench.pressed = false);
+  bench.onRelease = () => {
+    bench.pressed = false;
+    setTimeout(() => catchUp(bench), 0); // after the slider's own "change", if there is one
+  };
   for (const name of ["pointerup", "pointercancel"]) addEventListener(name, bench.onRelease, true);
   bench.observer = new ResizeObserver(() => resize(bench));
   bench.observer.observe(bench.stage);

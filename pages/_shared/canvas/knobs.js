@@ -58,7 +58,7 @@ function makeKnob({ name, title, help, badge, scale, limits, onLive, onRelease, 
   const id = `rn-${name.replace(/\W/g, "-")}`;
   const slider = element("input", { type: "range", id, min: scale.min, max: scale.max, step: "any" });
   const value = element("input", { type: "number", className: "rn-value", min: low, max: high, step: "any" });
-  const strip = element("div", { className: "rn-strip" });
+  const strip = element("div", { className: "rn-strip", role: "img" });
   const label = element("label", { htmlFor: id, title: help, textContent: title });
   const head = element("div", { className: "rn-knob-head" }, label);
   if (badge) {

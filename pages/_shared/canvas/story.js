@@ -1,6 +1,9 @@
 // The panel that answers a question: about one box, about an object that was missed, about NMS step
 // by step, about two settings. A sentence first, the numbers and the formula a click away.
 
+const ROUND_ROWS = 60; // comparisons listed for a round
+const IOUS_WRITTEN = 16; // on the picture, of the best boxes compared in a round
+
 function buildStory(bench, parent) {
   bench.modeSwitch = buildSwitch(parent.querySelector(".rn-modes"), KIT.modes, (mode) =>
     commit(bench, { mode }),
@@ -184,7 +187,7 @@ function tellRounds(bench) {
     element("div", { className: "rn-actions" },
       action("Previous", () => toRound(bench, bench.round - 1), "previous"), play,
       action("Next", () => toRound(bench, bench.round + 1), "next"), slider),
-    nodes.sentence, nodes.list,
+    nodes.sentence, element("div", { className: "rn-scroll" }, nodes.list),
     depth(bench, "source", "The function itself", element("pre", { textContent: KIT.sources.nms })),
   ];
 }
@@ -205,13 +208,14 @@ function toRound(bench, round) {
     `Round ${number(bench.round + 1)} of ${number(rounds.length)}: take the best that is left, ${name(keeper)}. ` +
     `Compare it with ${number(others.length + apart)} of its class: ${number(gone)} overlap it by more than ` +
     `nms_thresh ${limit} and go, ${number(others.length - gone)} overlap less, ${number(apart)} not at all.`;
-  const rows = [...others.keys()].slice(0, 8).map((k) =>
+  const rows = [...others.keys()].slice(0, ROUND_ROWS).map((k) =>
     element("tr", {}, element("td", { textContent: name(others[k]) }),
       element("td", { textContent: `IoU ${ious[k].toFixed(3)}` }),
       element("td", { textContent: removed[k] ? "goes" : "stays" })),
   );
-  if (others.length > 8) {
-    rows.push(element("tr", {}, element("td", { textContent: `and ${number(others.length - 8)} more, drawn on the picture` })));
+  if (others.length > ROUND_ROWS) {
+    const words = `and ${number(others.length - ROUND_ROWS)} more, drawn on the picture`;
+    rows.push(element("tr", {}, element("td", { textContent: words, colSpan: 3 })));
   }
   roundNodes.list.replaceChildren(...rows);
   bench.stage.dataset.round = bench.round;
@@ -260,7 +264,7 @@ function drawRound(context, bench) {
   });
   context.globalAlpha = 1;
   rounds.slice(0, round).forEach((past) => stroke(past.keeper, KIT.fates[KEPT].color, 1.5, []));
-  context.globalAlpha = faintness(others.length / 4);
+  context.globalAlpha = 0.7 * faintness(others.length);
   others.forEach((pair, k) =>
     removed[k] ? stroke(pair, KIT.fates[SUPPRESSED].color, 1.5, [6, 4]) : stroke(pair, KIT.compared, 1.5, [2, 2]),
   );
@@ -273,7 +277,7 @@ function drawRound(context, bench) {
   };
   write(keeper, (i) => `${nameOf(bench, scene.labels[i])} ${scene.scores[i].toFixed(2)} stays`, KIT.fates[KEPT].color, true);
   others.forEach((pair, k) =>
-    write(pair, () => `IoU ${ious[k].toFixed(2)}`, removed[k] ? KIT.fates[SUPPRESSED].color : KIT.compared),
+    k < IOUS_WRITTEN && write(pair, () => `IoU ${ious[k].toFixed(2)}`, removed[k] ? KIT.fates[SUPPRESSED].color : KIT.compared),
   );
 }
 
