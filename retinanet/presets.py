@@ -73,7 +73,7 @@ PRESETS: tuple[Preset, ...] = (
         title="Everything",
         config=PostprocessConfig(0.0, 0.5, 1000, 500),
         purpose="All that the network says, however unsure: for a model that seems to see nothing.",
-        source="score_thresh at its lowest, detections_per_img at the most that the app draws.",
+        source="score_thresh at its lowest, and room for five hundred boxes.",
     ),
 )
 """In the order in which they are offered. "paper" and "detectron2" are the same settings."""

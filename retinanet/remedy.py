@@ -219,17 +219,18 @@ class _Search:
 
     def _may_help(self, count: int) -> bool:
         """Whether another number of pairs per level could let the object through."""
+        entered = _entered_ranks(self.start)
+        if count < self.config.topk_candidates:
+            return any(rank <= count for rank in entered)
+        if any(rank <= count for rank in self._cut_ranks(self.start)):
+            return True
+        # More of the others may take out the one that is in its way.
         trace = self.start.trace
-        if count > trace.config.topk_candidates:
-            cut = any(
-                head.count_above(trace.config.score_thresh) > take
-                for head, take in zip(trace.heads, trace.takes, strict=True)
-            )
-            prepared = max(map(len, trace.heads))
-            return cut and (
-                count <= prepared or any(rank <= count for rank in self._cut_ranks(self.start))
-            )
-        return any(rank <= count for rank in _entered_ranks(self.start))
+        cut = any(
+            head.count_above(self.config.score_thresh) > take
+            for head, take in zip(trace.heads, trace.takes, strict=True)
+        )
+        return bool(entered) and cut and count <= max(map(len, trace.heads))
 
     def _cut_ranks(self, standing: Standing) -> list[int]:
         """From which number on a pair enters that top-K cuts; [] where there is none."""

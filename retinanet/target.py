@@ -122,12 +122,23 @@ def original_boxes(outputs: Outputs) -> np.ndarray:
     return outputs.derived("original_boxes", _original_boxes)
 
 
+def original_anchors(outputs: Outputs) -> np.ndarray:
+    """Every anchor in the same form and kept in the same way; it may reach beyond the picture."""
+    return outputs.derived("original_anchors", lambda own: _in_original(own, own.anchors))
+
+
 def _original_boxes(outputs: Outputs) -> np.ndarray:
-    parts = []
-    for deltas, anchors in zip(outputs.bbox_regression, outputs.anchors, strict=True):
-        boxes = clip_boxes_to_image(decode(deltas, anchors), outputs.image_size)
-        parts.append(resize_boxes(boxes, outputs.image_size, outputs.original_size))
-    return torch.cat(parts).cpu().numpy()
+    boxes = [
+        clip_boxes_to_image(decode(deltas, anchors), outputs.image_size)
+        for deltas, anchors in zip(outputs.bbox_regression, outputs.anchors, strict=True)
+    ]
+    return _in_original(outputs, boxes)
+
+
+def _in_original(outputs: Outputs, levels: list[Tensor]) -> np.ndarray:
+    """Boxes of all levels, [R, 4], from network pixels to those of the original picture."""
+    boxes = resize_boxes(torch.cat(levels), outputs.image_size, outputs.original_size)
+    return boxes.cpu().numpy()
 
 
 def thresholds(config: PostprocessConfig, num_classes: int) -> np.ndarray:

@@ -20,10 +20,9 @@ from retinanet.candidates import FATES
 from retinanet.config import ConfigError, PostprocessConfig
 from retinanet.detection import DetectionTrace, detect
 from retinanet.figures.boxes import find_row
-from retinanet.images import resize_boxes
 from retinanet.nms import pairwise_iou
 from retinanet.remedy import Fix, find_fixes
-from retinanet.target import Pair, Standing, Target, kept_on, original_boxes
+from retinanet.target import Pair, Standing, Target, kept_on, original_anchors, original_boxes
 from retinanet.types import LEVELS, Outputs
 
 VERDICTS: tuple[str, ...] = ("found", "other_class", *FATES[:-1], "no_box")
@@ -134,8 +133,7 @@ def why_not(
     found = standing.detection
     other = None if found else kept_on(trace, target, other=True)
     fix, alternatives = (None, []) if found or pair is None else find_fixes(target, standing)
-    anchors = resize_boxes(torch.cat(outputs.anchors), outputs.image_size, outputs.original_size)
-    anchors = anchors.cpu().numpy()
+    anchors = original_anchors(outputs)
     anchor_iou = pairwise_iou(drawn, anchors)
     return Inquest(
         verdict="found" if found else "other_class" if other else fate,

@@ -73,7 +73,8 @@ def names_of(trace):
 
 def matched_by_hand(before, after, same_iou):
     """{(kind, i, j)}, each stage by falling IoU, with torchvision's IoU and plain loops."""
-    overlaps = box_iou(before.boxes, after.boxes).double().tolist()
+    overlaps = box_iou(before.boxes, after.boxes).double()
+    overlaps = overlaps.nan_to_num(-1.0).tolist()  # two empty boxes give 0 / 0
     every = [(i, j) for i in range(len(before)) for j in range(len(after))]
     falling = sorted(every, key=lambda at: (-overlaps[at[0]][at[1]], *at))
     if before.outputs is after.outputs:

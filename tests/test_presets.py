@@ -31,7 +31,7 @@ def test_the_numbers_are_those_of_the_sources():
     assert find_preset("explorer").config == START
     assert knobs("paper") == knobs("detectron2") == (0.05, 0.5, 1000, 100)
     assert knobs("deepforest") == (0.1, 0.05, 1000, 300)
-    assert knobs("everything") == (0.0, 0.5, 1000, MAX_DETECTIONS)
+    assert knobs("everything") == (0.0, 0.5, 1000, 500)
 
 
 def test_the_app_can_draw_what_every_preset_keeps():
@@ -49,7 +49,7 @@ def test_each_is_described_and_found_by_its_name():
         assert preset.title
         for sentence in (preset.purpose, preset.source):
             assert sentence.endswith(".")
-            assert sentence[0].isupper() or sentence.startswith("score_thresh")
+            assert sentence[0].isupper() or sentence.startswith("score_thresh")  # a knob's name
         assert preset_of(dataclasses.replace(preset.config)).config == preset.config
     with pytest.raises(dataclasses.FrozenInstanceError):
         PRESETS[0].name = "other"

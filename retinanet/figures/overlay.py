@@ -50,9 +50,12 @@ def photo_with_boxes(image: Image, trace: DetectionTrace) -> str:
     worst_first = drawn[::-1]  # so that the best are on top
     overlay = "".join(_outline(trace, i, boxes[i]) for i in worst_first)
     names = "".join(tags[i] for i in worst_first if i in tags)
-    caption = "Colour: the category."
+    caption = ""
     if tags:
-        caption += " A tag gives the number in the table below, the category and the score."
+        caption = (
+            "Colour: the category. A tag gives the number in the table below, the category and "
+            "the score."
+        )
     if len(trace) > TAGGED:
         caption += f" The best {TAGGED} have one."
     if len(trace) > DRAWN:

@@ -203,7 +203,9 @@ function showKnobs(bench) {
   for (const [name, knob] of Object.entries(bench.knobs)) knob.show(knobs[name]);
   for (const [name, knob] of Object.entries(bench.training)) knob.show(training[name]);
   for (const [label, knob] of bench.classKnobs) {
-    knob.show(Math.max(knobs.class_score_thresh[label] ?? 0, 0));
+    const floor = knobs.class_score_thresh[label] ?? 0;
+    knob.show(floor);
+    knob.row.classList.toggle("set", floor > 0);
   }
   const preset = presetOf(bench);
   bench.chooser.value = preset?.name ?? "";

@@ -251,19 +251,19 @@ function drawTies(context, bench, scene, only) {
 function drawGhosts(context, bench, scene, selected) {
   const pair = selected < 0 ? -1 : scene.pairs[selected];
   const related = (i) => scene.by[i] === pair || scene.by[selected] === scene.pairs[i];
+  const own = [];
+  for (let i = 0; i < scene.count; i++) if (selected >= 0 && related(i)) own.push(i);
   const usual = faintness(scene.count - scene.kept);
+  const strong = faintness(own.length);
   for (let i = scene.count - 1; i >= scene.kept; i--) {
     const { color, dash } = styleOf(bench, scene, i);
     const marked = selected >= 0 && related(i);
-    context.globalAlpha = selected < 0 ? usual : marked ? 1 : 0.07;
+    context.globalAlpha = selected < 0 ? usual : marked ? strong : 0.06;
     strokeThin(context, bench, cornersOf(scene, i), color, marked ? 1.5 : 1.25, dash);
   }
-  context.globalAlpha = selected < 0 ? usual : 0.1;
-  drawTies(context, bench, scene);
+  context.globalAlpha = selected < 0 ? usual : strong;
+  drawTies(context, bench, scene, selected < 0 ? undefined : [selected, ...own]);
   context.globalAlpha = 1;
-  if (selected < 0) return;
-  const own = Array.from({ length: scene.count }, (_, i) => i).filter((i) => scene.by[i] === pair);
-  drawTies(context, bench, scene, [selected, ...own]);
 }
 
 function drawBoxes(context, bench, scene, pane) {
