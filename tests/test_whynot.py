@@ -116,7 +116,7 @@ def cases(outputs, seed, count):
 
 @pytest.mark.parametrize(
     ("kind", "seed", "count"),
-    [("crowded", 0, 120), ("crowded", 1, 120), ("offset", 0, 50), ("tied", 0, 60)],
+    [("crowded", 0, 90), ("crowded", 1, 90), ("offset", 0, 50), ("tied", 0, 60)],
 )
 def test_every_fix_makes_a_matching_box_appear(kind, seed, count, request, monkeypatch):
     outputs = request.getfixturevalue(kind)
