@@ -15,10 +15,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from retinanet.box_table import find_row, table_from_trace
 from retinanet.candidates import BELOW, CUT, CUT_SHOWN, FATES, OVER_LIMIT
 from retinanet.config import ConfigError, PostprocessConfig
 from retinanet.detection import DetectionTrace, detect
-from retinanet.figures.boxes import find_row, table_from_trace
 from retinanet.nms import find_overlaps
 from retinanet.types import LEVELS, Outputs
 

@@ -30,7 +30,7 @@ from retinanet.survival import (
     over_score_thresh,
     over_topk,
 )
-from retinanet.types import LEVELS
+from retinanet.types import LEVELS, Outputs
 
 if TYPE_CHECKING:
     from retinanet.detection import DetectionTrace
@@ -57,8 +57,6 @@ def explain(trace: DetectionTrace, index: int) -> dict[str, Any]:
     level, anchor, label = (
         int(column[index]) for column in (table.level, table.anchor, table.label)
     )
-    cell, kind = divmod(anchor, NUM_ANCHORS)
-    ratio, scale = divmod(kind, len(ANCHOR_SIZES[level]))
     anchor_box = outputs.anchors[level][anchor]
     deltas = outputs.bbox_regression[level][anchor]
     logits = outputs.cls_logits[level][anchor]
@@ -71,16 +69,7 @@ def explain(trace: DetectionTrace, index: int) -> dict[str, Any]:
         "label": label,
         "category": trace.categories[label],
         "score": float(table.score[index]),
-        "level": LEVELS[level],
-        "cell": dict(zip(("row", "col"), divmod(cell, outputs.grid_sizes[level][1]), strict=True)),
-        "anchor": anchor,
-        "anchor_shape": {
-            "size": ANCHOR_SIZES[level][scale],
-            "scale": f"2^({scale}/{len(ANCHOR_SIZES[level])})",
-            "ratio": ASPECT_RATIOS[ratio],
-            "width": _number(anchor_box[2] - anchor_box[0]),
-            "height": _number(anchor_box[3] - anchor_box[1]),
-        },
+        **place_of_anchor(outputs, level, anchor),
         "anchor_box": _numbers(anchor_box),
         "anchor_box_original": _numbers(_original(trace, anchor_box)),
         "logits": dict(zip(names, _numbers(logits), strict=True)),
@@ -93,6 +82,32 @@ def explain(trace: DetectionTrace, index: int) -> dict[str, Any]:
         "position_after_nms": position or None,
         "suppressed_by": _suppressor(trace, index),
         "changes_at": _changes(trace, index),
+    }
+
+
+def place_of_anchor(outputs: Outputs, level: int, anchor: int) -> dict[str, Any]:
+    """Where an anchor stands and what it is: "level", "cell", "anchor", "anchor_shape".
+
+    Args:
+        outputs: whose grid it is.
+        level: index into `LEVELS`.
+        anchor: its index within the level.
+    """
+    cell, kind = divmod(anchor, NUM_ANCHORS)
+    ratio, scale = divmod(kind, len(ANCHOR_SIZES[level]))
+    row, col = divmod(cell, outputs.grid_sizes[level][1])
+    x1, y1, x2, y2 = outputs.anchors[level][anchor].tolist()
+    return {
+        "level": LEVELS[level],
+        "cell": {"row": row, "col": col},
+        "anchor": anchor,
+        "anchor_shape": {
+            "size": ANCHOR_SIZES[level][scale],
+            "scale": f"2^({scale}/{len(ANCHOR_SIZES[level])})",
+            "ratio": ASPECT_RATIOS[ratio],
+            "width": x2 - x1,
+            "height": y2 - y1,
+        },
     }
 
 

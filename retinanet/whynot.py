@@ -15,15 +15,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from retinanet.anchors import ANCHOR_SIZES, ASPECT_RATIOS, NUM_ANCHORS
+from retinanet.box_table import find_row
 from retinanet.candidates import FATES
 from retinanet.config import ConfigError, PostprocessConfig
 from retinanet.detection import DetectionTrace, detect
-from retinanet.figures.boxes import find_row
 from retinanet.nms import pairwise_iou
 from retinanet.remedy import Fix, find_fixes
 from retinanet.target import Pair, Standing, Target, kept_on, original_anchors, original_boxes
-from retinanet.types import LEVELS, Outputs
+from retinanet.types import Outputs
 
 VERDICTS: tuple[str, ...] = ("found", "other_class", *FATES[:-1], "no_box")
 """What an inquest can find; those in the middle are the fates of `DetectionTrace.counts`."""
@@ -287,21 +286,8 @@ def _anchor_and_box(
     ends = np.cumsum(outputs.anchors_per_level)
     level = int(np.searchsorted(ends, index, side="right"))
     anchor = int(index - (ends[level - 1] if level else 0))
-    cell, kind = divmod(anchor, NUM_ANCHORS)
-    ratio, scale = divmod(kind, len(ANCHOR_SIZES[level]))
-    x1, y1, x2, y2 = outputs.anchors[level][anchor].tolist()
-    row, col = divmod(cell, outputs.grid_sizes[level][1])
     return {
-        "level": LEVELS[level],
-        "anchor": anchor,
-        "cell": {"row": row, "col": col},
-        "anchor_shape": {
-            "size": ANCHOR_SIZES[level][scale],
-            "scale": f"2^({scale}/{len(ANCHOR_SIZES[level])})",
-            "ratio": ASPECT_RATIOS[ratio],
-            "width": x2 - x1,
-            "height": y2 - y1,
-        },
+        **place_of_anchor(outputs, level, anchor),
         "iou": float(iou[index]),
         "box": boxes[index].tolist(),
     }

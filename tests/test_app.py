@@ -17,9 +17,9 @@ from pages._shared import engine, stored, takehome
 from pages._shared.gallery import Picture
 from pages._shared.setup import PAGES
 from retinanet import checkpoints
+from retinanet.box_table import find_row
 from retinanet.config import PostprocessConfig
 from retinanet.engine import ModelSpec
-from retinanet.figures.boxes import find_row
 from retinanet.figures.columns import unpack_columns
 from retinanet.samples import SAMPLES, load_sample
 from tests.apptest import (

@@ -13,10 +13,10 @@ import pytest
 import torch
 
 from pages._shared.canvas import script
+from retinanet.box_table import table_from_trace
 from retinanet.candidates import BELOW, CUT_SHOWN, FATES
 from retinanet.config import ModelConfig, PostprocessConfig
 from retinanet.detection import detect
-from retinanet.figures.boxes import table_from_trace
 from retinanet.figures.candidate_table import ROWS_PER_LEVEL, candidate_table
 from retinanet.figures.columns import unpack_columns
 from retinanet.figures.ghosts import candidate_pairs

@@ -12,10 +12,10 @@ import pytest
 import torch
 from torchvision.ops import box_iou
 
+from retinanet.box_table import find_row
 from retinanet.candidates import FATES
 from retinanet.config import PostprocessConfig
 from retinanet.detection import detect
-from retinanet.figures.boxes import find_row
 from retinanet.lessons import KNOBS, non_monotone
 
 from .test_detection import make_outputs

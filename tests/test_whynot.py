@@ -16,11 +16,11 @@ from torchvision.ops import box_iou, clip_boxes_to_image
 import retinanet as rn
 import retinanet.remedy as remedy_module
 from retinanet.__main__ import main
+from retinanet.box_table import find_row
 from retinanet.candidates import FATES
 from retinanet.cli.whynot import describe
 from retinanet.config import ConfigError, PostprocessConfig
 from retinanet.detection import detect
-from retinanet.figures.boxes import find_row
 from retinanet.figures.inquest import inquest_formula, inquest_numbers, inquest_sentence, number
 from retinanet.remedy import MAX_DETECTIONS, ROUND_COUNTS, changes_between, size_of
 from retinanet.target import original_boxes

@@ -16,11 +16,11 @@ from pages._shared.gallery import Picture
 from pages._shared.stored import Result
 from pages._shared.training_note import training_words
 from pages._shared.view import Pin, View, to_query
+from retinanet.box_table import BoxTable, find_row, table_from_trace
 from retinanet.compare import compare
 from retinanet.config import LossConfig, MatcherConfig, PostprocessConfig
 from retinanet.detection import DetectionTrace, detect
 from retinanet.engine import ModelSpec
-from retinanet.figures.boxes import BoxTable, find_row, table_from_trace
 from retinanet.figures.candidate_table import candidate_table
 from retinanet.figures.changes import change_sentence, comparison_sentence
 from retinanet.figures.columns import pack_columns, unpack_columns

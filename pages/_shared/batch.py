@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from pages._shared.engine import KNOWN_FAILURES, get_engine
+from retinanet.box_table import BoxTable, table_from_trace
 from retinanet.config import PostprocessConfig
 from retinanet.engine import Cancelled, Engine, ModelSpec
-from retinanet.figures.boxes import BoxTable, table_from_trace
 from retinanet.types import Image
 
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import inspect
 
-import numpy as np
 import pandas as pd
+import pyarrow as pa
 import streamlit as st
 
 from pages._shared import state, view
 from pages._shared.stored import Result
+from retinanet.box_table import BoxTable
 from retinanet.detection import detect
-from retinanet.figures.boxes import BoxTable
 from retinanet.figures.ledger import funnel, ledger_rows, ledger_sentence
 from retinanet.types import LEVELS
 
@@ -24,17 +24,17 @@ def detections_table(table: BoxTable) -> None:
         st.caption("No box passes at these settings. Lower score_thresh to see weaker ones.")
         return
     x1, y1, x2, y2 = table.boxes.T
-    frame = pd.DataFrame(
+    # An Arrow table is what travels to the browser; a data frame would be turned into one first.
+    rows_shown = pa.table(
         {
             "category": [table.names[label] for label in table.labels.tolist()],
             "score": table.scores,
-            "level": np.array(LEVELS)[table.levels],
+            "level": [LEVELS[level] for level in table.levels.tolist()],
             "x1, px": x1,
             "y1, px": y1,
             "width, px": x2 - x1,
             "height, px": y2 - y1,
-        },
-        index=pd.RangeIndex(1, len(table) + 1, name="#"),
+        }
     )
     row = table.row_of(view.current().box)
     shown = [] if row is None else [row]
@@ -49,7 +49,7 @@ def detections_table(table: BoxTable) -> None:
         state.redraw_canvas()
 
     st.dataframe(
-        frame,
+        rows_shown,
         height=min(320, 38 + 35 * len(table)),
         key="table",
         on_select=row_chosen,

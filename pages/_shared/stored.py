@@ -11,9 +11,9 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from retinanet.box_table import BoxTable, table_from_trace
 from retinanet.config import PostprocessConfig
 from retinanet.engine import Engine, ModelSpec
-from retinanet.figures.boxes import BoxTable, table_from_trace
 from retinanet.samples import SAMPLES, load_sample
 
 PATH = Path(__file__).with_name("first_example.json")

@@ -15,11 +15,11 @@ import streamlit as st
 
 from pages._shared import engine, state
 from pages._shared.gallery import Picture
+from retinanet.box_table import BoxTable
 from retinanet.config import PostprocessConfig
 from retinanet.detection import DetectionTrace
 from retinanet.engine import ModelSpec
 from retinanet.export import draw_detections, encode_png, to_coco_results, to_csv, to_rows
-from retinanet.figures.boxes import BoxTable
 from retinanet.report import html_report
 from retinanet.types import Image
 

@@ -6,43 +6,34 @@ import argparse
 import io
 import json
 import shlex
-import sys
-from dataclasses import replace
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any
 
 import PIL.Image
 
 from retinanet.cli.errors import UsageError, one_line
 from retinanet.cli.files import check_not_input, check_target, shown, write
+from retinanet.cli.options import (
+    MODEL_OPTIONS,
+    POSTPROCESS_OPTIONS,
+    add_model_options,
+    add_postprocess_options,
+    check_postprocess,
+    model_spec,
+    option,
+    postprocess_config,
+    say,
+)
 from retinanet.config import PostprocessConfig
 from retinanet.detection import DetectionTrace
 from retinanet.devices import device_title
-from retinanet.engine import PRECISIONS, Engine, EngineError, ModelSpec
+from retinanet.engine import Engine, EngineError, ModelSpec
 from retinanet.export import draw_detections, encode_png, to_coco_results, to_csv, to_rows
 from retinanet.images import ImageError, find_images, load_image
-from retinanet.model import RetinaNet
-from retinanet.presets import PRESETS, find_preset
 from retinanet.report import html_report
 from retinanet.types import Image
 
 SUMMARY = "find objects in pictures"
-
-MODEL_OPTIONS: dict[str, str] = {
-    "depth": "layers of the ResNet (18, 34, 50, 101, 152); the weights' own unless given",
-    "num_classes": "sigmoid columns; the weights' own unless given",
-    "num_convs": "convolutions in each subnet (1 to 8); the weights' own unless given",
-    "variant": "v1 or v2; the weights' own unless given",
-    "min_size": "scale the shorter side to this many pixels; the weights' own unless given",
-    "max_size": "but the longer side to at most this; the weights' own unless given",
-}
-
-POSTPROCESS_OPTIONS: dict[str, str] = {
-    "score_thresh": "scores must be above this",
-    "nms_thresh": "a box goes when it overlaps a better one of its class by more than this IoU",
-    "topk_candidates": "best candidates of each pyramid level that go on to NMS",
-    "detections_per_img": "best boxes kept for each picture",
-}
 
 
 PICTURE_FORMATS: dict[str, dict[str, Any]] = {
@@ -71,39 +62,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="OUT",
         help="a report in one HTML file; a folder when there are several pictures",
     )
-
-    model = parser.add_argument_group("model")
-    model.add_argument(
-        "--weights",
-        default=ModelSpec.weights,
-        metavar="NAME_OR_PATH",
-        help="embedded, coco-v1, coco-v2, random or a file (%(default)s)",
-    )
-    hints = get_type_hints(ModelSpec)
-    for name, text in MODEL_OPTIONS.items():
-        kind = int if hints[name] == int | None else str
-        model.add_argument(_option(name), type=kind, help=text)
-    model.add_argument("--device", default="auto", help="auto, cpu, cuda or mps (%(default)s)")
-    model.add_argument("--precision", choices=PRECISIONS, default="fp32", help="(%(default)s)")
-
-    settings = parser.add_argument_group("post-processing", "Defaults unless the weights say more:")
-    settings.add_argument(
-        "--preset",
-        metavar="NAME",
-        help=f"start from these settings: {', '.join(preset.name for preset in PRESETS)}",
-    )
-    defaults = PostprocessConfig()
-    for name, text in POSTPROCESS_OPTIONS.items():
-        default = getattr(defaults, name)
-        settings.add_argument(_option(name), type=type(default), help=f"{text} ({default})")
-    settings.add_argument(
-        "--class-score-thresh",
-        nargs="+",
-        action="extend",
-        type=_class_floor,
-        metavar="CLASS=SCORE",
-        help="scores of this class, by its name or label, must be above this too: person=0.5",
-    )
+    add_model_options(parser)
+    add_postprocess_options(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -115,14 +75,8 @@ def run(args: argparse.Namespace) -> int:
         The exit code: 0, or 2 when a picture failed. Other bad input raises the error of the room
         that found it.
     """
-    overrides = {name: getattr(args, name) for name in MODEL_OPTIONS}
-    spec = ModelSpec(args.weights, **overrides)
-    given = {name: getattr(args, name) for name in POSTPROCESS_OPTIONS}
-    given = {name: value for name, value in given.items() if value is not None}
-    preset = find_preset(args.preset).config if args.preset is not None else None
-    replace(PostprocessConfig(), **given)  # refused here, before a model is loaded
-    floors = args.class_score_thresh or []
-    PostprocessConfig(class_score_thresh=enumerate(floor for _, floor in floors))  # here too
+    spec = model_spec(args)
+    check_postprocess(args)
     paths, failed = _find(args.images)
     many = len(paths) + failed > 1
     _check_targets(args, paths, many)
@@ -134,21 +88,19 @@ def run(args: argparse.Namespace) -> int:
     # Nothing is asked for twice here, so nothing is kept.
     engine = Engine(args.device, args.precision, cache_bytes=0)
     model = engine.model(spec)
-    if floors:
-        given["class_score_thresh"] = _by_label(floors, model)
-    config = replace(preset or model.recommended or PostprocessConfig(), **given)
-    _say(f"{model.name} on {device_title(engine.device)}, {args.precision}")
+    config = postprocess_config(args, model)
+    say(f"{model.name} on {device_title(engine.device)}, {args.precision}")
 
     results: list[dict[str, Any]] = []
     rows: list[dict[str, Any]] = []
     for number, path in enumerate(paths, start=1):
         if many:
-            _say(f"[{number}/{len(paths)}] {shown(str(path))}")
+            say(f"[{number}/{len(paths)}] {shown(str(path))}")
         try:
             image = load_image(path)
             trace = engine.detect(image, spec, config)
         except (ImageError, EngineError) as error:
-            _say(f"retinanet detect: {one_line(error)}")
+            say(f"retinanet detect: {one_line(error)}")
             failed += 1
             continue
         print(describe(image, trace))
@@ -191,30 +143,6 @@ def describe(image: Image, trace: DetectionTrace) -> str:
     return "\n".join(lines)
 
 
-def _class_floor(text: str) -> tuple[str, float]:
-    """Name or label, and score, of `person=0.5`."""
-    name, _, score = text.rpartition("=")
-    try:
-        return name, float(score)
-    except ValueError:
-        message = f"{shown(text)!r} is not of the form CLASS=SCORE"
-        raise argparse.ArgumentTypeError(message) from None
-
-
-def _by_label(floors: list[tuple[str, float]], model: RetinaNet) -> list[tuple[int, float]]:
-    """The floors by label index; a name that several classes share means all of them."""
-    classes = model.categories
-    pairs = []
-    for name, floor in floors:
-        labels = [label for label, known in enumerate(classes) if known == name]
-        if not labels:
-            labels = [label for label in range(len(classes)) if str(label) == name]
-        if not labels:
-            raise UsageError(f"{shown(model.name)} has no class {shown(name)!r}.")
-        pairs += [(label, floor) for label in labels]
-    return pairs
-
-
 def _command(spec: ModelSpec, path: Path, config: PostprocessConfig) -> str:
     """The command that gives one picture's result again, whatever the weights recommend."""
     values = {name: getattr(spec, name) for name in ("weights", *MODEL_OPTIONS, "precision")}
@@ -222,19 +150,11 @@ def _command(spec: ModelSpec, path: Path, config: PostprocessConfig) -> str:
     words = ["python", "-m", "retinanet", "detect", str(path)]
     for name, value in values.items():
         if value is not None:
-            words += [_option(name), str(value)]
+            words += [option(name), str(value)]
     if config.class_score_thresh:
         floors = (f"{label}={floor}" for label, floor in config.class_score_thresh)
-        words += [_option("class_score_thresh"), *floors]
+        words += [option("class_score_thresh"), *floors]
     return shlex.join(words)
-
-
-def _option(name: str) -> str:
-    return f"--{name.replace('_', '-')}"
-
-
-def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
 
 
 def _find(arguments: list[str]) -> tuple[list[Path], int]:
@@ -245,7 +165,7 @@ def _find(arguments: list[str]) -> tuple[list[Path], int]:
         try:
             paths |= {path.resolve(): path for path in find_images([argument])}
         except ImageError as error:
-            _say(f"retinanet detect: {one_line(error)}")
+            say(f"retinanet detect: {one_line(error)}")
             failed += 1
     return list(paths.values()), failed
 

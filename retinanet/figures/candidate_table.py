@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from retinanet.box_table import pair_numbers
 from retinanet.candidates import Candidates, candidates_of, selected
-from retinanet.figures.boxes import pair_numbers
 from retinanet.figures.columns import pack_columns
 from retinanet.nms import coordinate_trick_limit
 from retinanet.types import Outputs

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from retinanet.box_table import pair_numbers
 from retinanet.candidates import FATES
-from retinanet.figures.boxes import pair_numbers
 from retinanet.rounds import NmsRound
 
 if TYPE_CHECKING:

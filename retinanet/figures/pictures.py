@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import PIL.Image
 
-from retinanet.figures.boxes import BoxTable
+from retinanet.box_table import BoxTable
 from retinanet.figures.columns import join_blocks
 from retinanet.figures.palette import label_color
 from retinanet.types import Image
