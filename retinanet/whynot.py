@@ -19,6 +19,7 @@ from retinanet.box_table import find_row
 from retinanet.candidates import FATES
 from retinanet.config import ConfigError, PostprocessConfig
 from retinanet.detection import DetectionTrace, detect
+from retinanet.explain import place_of_anchor
 from retinanet.nms import pairwise_iou
 from retinanet.remedy import Fix, find_fixes
 from retinanet.target import Pair, Standing, Target, kept_on, original_anchors, original_boxes
