@@ -365,7 +365,7 @@ def _places(
     if any((own >= prefix).any() for own, prefix in zip(rows, prefixes, strict=True)):
         return None
     starts = np.cumsum([0, *prefixes])
-    place = np.full(starts[-1], -1)
+    place = np.full(starts[-1], -1, dtype=np.int32)
     place[np.concatenate([own + s for own, s in zip(rows, starts, strict=False)])] = np.arange(
         sum(takes)
     )
@@ -376,11 +376,11 @@ def _in_order(pairs: Overlaps, place: np.ndarray, scores: np.ndarray) -> Overlap
     """Pairs of the prefixes as pairs of NMS's input, whose order decides between equal scores."""
     first, second = place[pairs.first], place[pairs.second]
     entered = (first >= 0) & (second >= 0)
-    first, second = first[entered], second[entered]
-    turned = (first > second) & (scores[first] == scores[second])
-    return Overlaps(
-        np.where(turned, second, first), np.where(turned, first, second), pairs.iou[entered]
-    )
+    first, second, iou = first[entered], second[entered], pairs.iou[entered]
+    if len(np.unique(scores)) < len(scores):
+        turned = (first > second) & (scores[first] == scores[second])
+        first, second = np.where(turned, second, first), np.where(turned, first, second)
+    return Overlaps(first, second, iou)
 
 
 def _first_ladder(scores: Tensor) -> tuple[float, ScoreLadder]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -27,8 +28,10 @@ from tests.apptest import (
     ROOT,
     canvas,
     component,
+    jpeg,
     kept_pairs,
     open_app,
+    upload,
     widget,
     words,
 )
@@ -151,6 +154,16 @@ def test_a_link_to_an_upload_of_another_session_says_so():
     app = open_app(photo="0" * 64)
     assert "an uploaded picture lives in the session" in words(app)
     assert canvas(app)["image_id"] == load_sample(SAMPLES[0].key).id
+
+
+def test_the_links_view_opens_once_its_photo_is_brought(tmp_path):
+    name = hashlib.sha256(jpeg()).hexdigest()
+    app = open_app(**ALL_BOXES, photo=name, why="5,5,40,40", mode="whynot")
+    assert canvas(app)["view"]["why"] is None  # it is no question about the sample
+    upload(app, ("mine.jpg", jpeg()))
+    shown = canvas(app)
+    assert shown["title"] == "mine.jpg" and shown["view"]["why"] == [5, 5, 40, 40]
+    assert shown["inquest"]["sentence"]
 
 
 # ------------------------------------------------------------------ every control

@@ -108,8 +108,18 @@ function legendLead(bench) {
   return "Colour: the category. A dark tag names the box; the selected box is drawn thick.";
 }
 
+// What is drawn besides the boxes.
+function legendExtra(bench) {
+  const { answer, state } = bench;
+  if (isBehind(bench)) return "";
+  if (state.mode === "box" && answer.life) return " White dashes: the anchor of the selected box.";
+  if (state.mode !== "whynot" || !state.why) return "";
+  return " Yellow dashes: the object you drew. White dashes: the anchors nearest to it. " +
+    "Short thick dashes: the box that comes nearest to being kept.";
+}
+
 function writeLegend(bench) {
-  const lead = element("span", { textContent: legendLead(bench) });
+  const lead = element("span", { textContent: legendLead(bench) + legendExtra(bench) });
   const all = bench.state.mode === "nms" && bench.rounds ? [] : legendEntries(bench);
   const entries = all.slice(0, 10).map(([words, color, dashed]) => {
     const swatch = element("span", { className: dashed ? "swatch dashed" : "swatch" });
