@@ -15,7 +15,6 @@ from torchvision.ops import box_iou, clip_boxes_to_image
 
 import retinanet as rn
 import retinanet.remedy as remedy_module
-from retinanet.__main__ import main
 from retinanet.box_table import find_row
 from retinanet.candidates import FATES
 from retinanet.cli.whynot import describe
@@ -26,10 +25,8 @@ from retinanet.remedy import MAX_DETECTIONS, ROUND_COUNTS, changes_between, size
 from retinanet.target import original_boxes
 from retinanet.types import LEVELS
 from retinanet.whynot import VERDICTS, why_not
-from tests.zoo import noise
 
 from .test_detection import make_outputs
-from .test_explain import outputs_with
 
 KNOBS = ("score_thresh", "nms_thresh", "topk_candidates", "detections_per_img")
 
@@ -331,173 +328,6 @@ def test_boxes_are_decoded_once_and_are_those_of_detect(crowded):
     assert np.array_equal(boxes[index], rows.box_original.numpy())
 
 
-# --- by hand -------------------------------------------------------------------------------
-
-
-def drawn(outputs, box):
-    """A box of the network's pixels in those of the original picture."""
-    return to_original(outputs, torch.tensor([box]))[0].tolist()
-
-
-def test_a_score_below_the_threshold():
-    outputs = outputs_with([(0, 300, 0.2124, (0, 0, 40, 40))])
-    config = PostprocessConfig(score_thresh=0.3)
-    inquest = why_not(outputs, drawn(outputs, (0, 0, 40, 50)), 0, config)
-    assert inquest.verdict == "below_thresh"
-    assert inquest.candidate["score"] == pytest.approx(0.2124)
-    assert inquest.candidate["iou"] == pytest.approx(0.8, abs=1e-4)
-    assert inquest.fix["changes"] == {"score_thresh": 0.21}
-    assert inquest.fix["size"] == pytest.approx(0.09)
-    assert inquest_sentence(inquest.to_dict(), config) == (
-        "Missed: the best matching ant box scores 0.212, below score_thresh 0.30. Lower "
-        "score_thresh to 0.21 and it appears."
-    )
-
-
-@pytest.mark.parametrize(
-    ("score", "value"),
-    # The roundest number just below; never 0, which would let everything in.
-    [(0.2105, 0.21), (0.011, 0.01), (0.0075, 0.007), (0.00012, 0.0001)],
-)
-def test_thresholds_are_set_as_a_hand_would(score, value):
-    outputs = outputs_with([(0, 300, score, (0, 0, 40, 40))])
-    inquest = why_not(outputs, drawn(outputs, (0, 0, 40, 40)), 0, PostprocessConfig(0.3))
-    assert inquest.fix["changes"] == {"score_thresh": value}
-
-
-def suppressed_chain():
-    """A suppresses B, which would suppress C: IoU of A and B 1/3, of B and C 0.43."""
-    return outputs_with(
-        [
-            (0, 300, 0.5, (0, 36, 40, 76)),  # C, the best of P3
-            (1, 100, 0.6, (0, 20, 40, 60)),  # B, on P4
-            (2, 50, 0.7, (0, 0, 40, 40)),  # A, on P5
-        ]
-    )
-
-
-@pytest.mark.parametrize(
-    ("now", "fixed"),
-    # C lives in [0.05, 1/3), where A takes B out, and from 0.4286 on.
-    [(0.4, 0.43), (0.35, 0.33), (0.37, 0.33), (0.39, 0.43)],
-)
-def test_nms_thresh_goes_to_the_nearest_of_several_stretches(now, fixed):
-    outputs = suppressed_chain()
-    config = PostprocessConfig(score_thresh=0.4, nms_thresh=now)
-    inquest = why_not(outputs, drawn(outputs, (0, 36, 40, 76)), 0, config, match_iou=0.9)
-    assert inquest.verdict == "suppressed"
-    by = inquest.candidate["suppressed_by"]
-    assert by["score"] == pytest.approx(0.6)
-    assert by["iou"] == pytest.approx(960 / 2240, abs=1e-3)
-    assert inquest.fix["changes"] == {"nms_thresh": fixed}
-    assert "suppressed by a better one, score 0.600" in inquest_sentence(inquest.to_dict(), config)
-
-
-def ten_on_p3(scores):
-    """Small boxes in a row on P3, none overlapping, and the last one's place."""
-    boxes = [(0, 100 + 9 * n, score, (12 * n, 0, 12 * n + 9, 9)) for n, score in enumerate(scores)]
-    return outputs_with(boxes), boxes[-1][3]
-
-
-def test_cut_by_topk_and_over_the_limit():
-    outputs, last = ten_on_p3([0.9 - 0.05 * n for n in range(10)])
-    box = drawn(outputs, last)
-    cut = why_not(outputs, box, 0, PostprocessConfig(0.3, topk_candidates=7))
-    assert cut.verdict == "cut_by_topk"
-    assert cut.candidate["rank"] == 10
-    assert cut.fix["changes"] == {"topk_candidates": 10}
-    assert cut.fix["size"] == pytest.approx(math.log10(10 / 7) / 4)
-    assert "number 10 on P3, beyond topk_candidates 7" in inquest_sentence(
-        cut.to_dict(), cut.config
-    )
-    over = why_not(outputs, box, 0, PostprocessConfig(0.3, detections_per_img=7))
-    assert over.verdict == "over_limit"
-    assert over.candidate["position"] == 10
-    assert over.fix["changes"] == {"detections_per_img": 10}
-    assert "number 10, beyond detections_per_img 7" in inquest_sentence(over.to_dict(), over.config)
-    both = why_not(outputs, box, 0, PostprocessConfig(0.6, topk_candidates=7, detections_per_img=8))
-    assert both.verdict == "below_thresh"
-    assert both.fix["changes"] == {
-        "score_thresh": 0.44,
-        "topk_candidates": 10,
-        "detections_per_img": 10,
-    }
-    assert inquest_sentence(both.to_dict(), both.config).endswith(
-        "Lower score_thresh to 0.44, raise topk_candidates to 10 and raise detections_per_img to "
-        "10, and it appears."
-    )
-
-
-def test_no_box_comes_near():
-    outputs = outputs_with([])
-    inquest = why_not(outputs, [0, 0, 3, 3], 0)
-    assert inquest.verdict == "no_box"
-    assert inquest.candidate is None
-    assert inquest.fix is None
-    sentence = inquest_sentence(inquest.to_dict(), inquest.config)
-    assert f"{inquest.best_box['iou']:.3f}" in sentence
-    assert f"{outputs.num_anchors:,} anchors" in sentence
-
-
-def test_kept_as_another_class():
-    outputs = make_outputs(seed=2, size=(64, 64), num_classes=3, delta=0.2)
-    trace = detect(outputs)
-    label = (int(trace.labels[0]) + 1) % 3
-    config = PostprocessConfig(detections_per_img=1)
-    inquest = why_not(outputs, trace.boxes[0].tolist(), label, config)
-    assert inquest.verdict == "other_class"
-    assert inquest.detection["index"] == 0
-    assert inquest.fix["detection"]["label"] == label
-    sentence = inquest_sentence(inquest.to_dict(), config)
-    assert f"Missed as {inquest.category}, kept as {trace.categories[trace.labels[0]]}" in sentence
-    assert why_not(outputs, trace.boxes[0].tolist(), None, config).verdict == "found"
-
-
-def test_a_floor_of_its_class_is_lowered():
-    outputs = outputs_with([(0, 300, 0.4125, (0, 0, 40, 40))])
-    box = drawn(outputs, (0, 0, 40, 40))
-    config = PostprocessConfig(score_thresh=0.3, class_score_thresh={0: 0.6, 5: 0.7})
-    inquest = why_not(outputs, box, 0, config)
-    assert inquest.verdict == "below_thresh"
-    assert inquest.candidate["score_thresh"] == 0.6
-    assert inquest.fix["changes"] == {"class_score_thresh": {"0": 0.41, "5": 0.7}}
-    assert inquest.fix["size"] == pytest.approx(0.19)
-    assert inquest_sentence(inquest.to_dict(), config) == (
-        "Missed: the best matching ant box scores 0.412, below the floor of its class, 0.60. Lower "
-        "the floor of ant to 0.41 and it appears."
-    )
-    config = replace(config, score_thresh=0.5)
-    both = why_not(outputs, box, None, config)
-    assert both.fix["changes"] == {
-        "score_thresh": 0.41,
-        "class_score_thresh": {"0": 0.41, "5": 0.7},
-    }
-    assert finding(detect(outputs, both.fixed_config(both.fix)), both)
-
-
-def test_a_score_of_0_or_none_cannot_be_brought_in():
-    outputs = outputs_with([])
-    for level in outputs.cls_logits:
-        level.fill_(-200.0)
-    outputs.cls_logits[1].fill_(math.nan)
-    inquest = why_not(outputs, drawn(outputs, (0, 0, 40, 40)), 0, PostprocessConfig(0.3))
-    assert inquest.candidate["score"] == 0
-    assert inquest.fix is None
-    json.dumps(inquest.to_dict(), allow_nan=False)
-
-
-def test_boxes_that_are_not_numbers_match_nothing():
-    outputs = make_outputs(seed=4, size=(64, 64), num_classes=3)
-    for deltas in outputs.bbox_regression:
-        deltas.fill_(math.nan)
-    inquest = why_not(outputs, [10, 10, 40, 40])
-    assert inquest.verdict == "no_box"
-    assert inquest.best_box is None
-    json.dumps(inquest.to_dict(), allow_nan=False)
-    assert "no box overlaps" in inquest_formula(inquest.to_dict(), inquest.config)
-    assert "overlaps the drawn box" in inquest_sentence(inquest.to_dict(), inquest.config)
-
-
 # --- bad input -----------------------------------------------------------------------------
 
 
@@ -604,71 +434,3 @@ def test_numbers_are_exact():
 def test_public_names():
     assert rn.why_not is why_not
     assert rn.Inquest.__name__ == "Inquest"
-
-
-# --- the command line ----------------------------------------------------------------------
-
-TINY = ["--weights", "random", "--depth", "18", "--min-size", "64", "--max-size", "96"]
-TINY += ["--num-classes", "3", "--num-convs", "1"]
-
-
-@pytest.fixture(scope="module")
-def photo(tmp_path_factory):
-    path = tmp_path_factory.mktemp("whynot") / "photo.png"
-    noise(96, 64).save(path)
-    return str(path)
-
-
-def run(capsys, *arguments):
-    capsys.readouterr()
-    try:
-        code = main(["why-not", *arguments])
-    except SystemExit as end:
-        code = end.code
-    return code, *capsys.readouterr()
-
-
-def test_the_command_prints_and_writes_what_python_gives(capsys, photo, tmp_path):
-    target = tmp_path / "inquest.json"
-    box, floors = ["10", "5", "60", "50"], ["--class-score-thresh", "1=0.02"]
-    code, out, err = run(
-        capsys, photo, "--box", *box, *TINY, *floors, "--category", "1", "--json", str(target)
-    )
-    assert code == 0, err
-    model = rn.load_model(
-        "random",
-        {"depth": 18, "min_size": 64, "max_size": 96, "num_classes": 3, "num_convs": 1},
-        "cpu",
-    )
-    config = PostprocessConfig(class_score_thresh={1: 0.02})
-    inquest = why_not(model(rn.load_image(photo)), list(map(float, box)), 1, config)
-    assert out.splitlines()[0] == "photo.png, 96 x 64 pixels"
-    assert "Missed" in out
-    stored = json.loads(target.read_text())
-    assert stored.keys() == inquest.to_dict().keys()
-    assert stored["verdict"] == inquest.verdict == "below_thresh"
-    assert stored["config"] == config.to_dict()
-
-
-@pytest.mark.parametrize(
-    ("arguments", "words"),
-    [
-        (["--box", "10", "5", "60"], "--box"),
-        (["--box", "10", "5", "60", "many"], "many"),
-        (["--box", "60", "5", "10", "50"], "no area"),
-        (["--box", "10", "5", "nan", "50"], "finite"),
-        (["--box", "200", "5", "300", "50"], "outside the picture of 96 x 64"),
-        (["--box", "10", "5", "60", "50", "--category", "unicorn"], "unicorn"),
-        (["--box", "10", "5", "60", "50", "--nms-thresh", "2"], "nms_thresh"),
-        (["--box", "10", "5", "60", "50", "--match-iou", "2"], "match_iou"),
-        (["--box", "10", "5", "60", "50", "--json", "no/such/x.json"], "does not exist"),
-        ([], "--box"),
-    ],
-)
-def test_bad_input_gives_one_line(capsys, photo, arguments, words):
-    code, out, err = run(capsys, photo, *arguments, *TINY)
-    assert code == 2
-    assert out == ""
-    assert words in err
-    assert err.splitlines()[-1].startswith("retinanet why-not:")
-    assert "Traceback" not in err
