@@ -17,10 +17,12 @@ from pages._shared import (  # noqa: E402 - after the page settings
 )
 
 state.check_url()
+view.follow_history()
 view.write_link()
 spec = sidebar.model_controls()
 picture = gallery.open_picture()
-state.show_notices()
+with st.container():  # always there: an element more or less here would rebuild the workbench
+    state.show_notices()
 strip, uploader, camera = st.columns([10, 5, 4], gap="medium", vertical_alignment="top")
 with strip:
     gallery.sample_strip(picture.key)
@@ -28,5 +30,6 @@ with uploader:
     gallery.upload_control()
 with camera:
     gallery.camera_switch()
-gallery.camera_control()
+with st.container():
+    gallery.camera_control()
 explore.show(spec, picture)

@@ -91,36 +91,49 @@ def to_stage(page, x: float, y: float) -> tuple[float, float]:
 # ------------------------------------------------------------------ the knobs
 
 
-def test_a_drag_is_answered_by_the_browser_and_settled_by_the_core(bench, core):
-    sent = []
-    bench.on("websocket", lambda socket: None)  # only sockets opened from here on
-    track = knob(bench, "score_thresh").bounding_box()
-    y = track["y"] + track["height"] / 2
+def drag_to(page, name: str, value: float) -> None:
+    """Move the pressed mouse along a slider that goes from 0 to 1."""
+    track = knob(page, name).bounding_box()
+    x = track["x"] + 7 + value * (track["width"] - 14)
+    page.mouse.move(x, track["y"] + track["height"] / 2)
 
-    def x(value):
-        return track["x"] + 7 + value * (track["width"] - 14)
 
-    bench.mouse.move(x(0.1), y)
-    bench.mouse.down()
-    stamp = painted(bench)
+def test_a_drag_is_answered_by_the_browser_and_settled_by_the_core(page, address, core):
+    messages: list[float] = []
+    page.on("websocket", lambda socket: socket.on("framesent", lambda _: messages.append(1)))
+    page.goto(link(address, **PHOTO))
+    wait_live(page)
+    page.wait_for_timeout(500)  # the panels have followed
+    image, stamp = load_sample("motorcycle"), painted(page)
+    drag_to(page, "score_thresh", 0.1)
+    page.mouse.down()
+    messages.clear()
     for value in (0.15, 0.2, 0.3, 0.22):
-        bench.mouse.move(x(value), y)
-        bench.wait_for_function(
-            "([stage]) => stage.dataset.live !== ''", arg=[bench.locator(STAGE).element_handle()]
+        drag_to(page, "score_thresh", value)
+        page.wait_for_selector(f"{STAGE}:not([data-live=''])")
+        page.wait_for_timeout(100)
+        shown = float(knob_value(page, "score_thresh").input_value())
+        trace = core.detect(image, SPEC, PostprocessConfig(shown, detections_per_img=100))
+        assert funnel(page)[0][-1] == f"{len(trace):,}"
+        assert (
+            funnel(page)[0][1] == f"{sum(trace.counts.values()) - trace.counts['below_thresh']:,}"
         )
-        sent.append((float(knob_value(bench, "score_thresh").input_value()), funnel(bench)))
-    assert painted(bench) == stamp  # the core has not been asked while the hand moves
-    image = load_sample("motorcycle")
-    for value, shown in sent[-1:]:
+    assert messages == [] and painted(page) == stamp  # the core has not been asked
+    page.mouse.up()
+    wait_for_new_paint(page, stamp)
+    wait_for_boxes(page, expected(core, image, PostprocessConfig(shown, detections_per_img=100)))
+    assert page.locator(STAGE).get_attribute("data-agrees") == "true"
+
+
+def test_a_drag_that_ends_where_it_began_settles(bench, core):
+    drag_to(bench, "nms_thresh", 0.5)
+    bench.mouse.down()
+    for value in (0.7, 0.5):
+        drag_to(bench, "nms_thresh", value)
         bench.wait_for_timeout(100)
-        trace = core.detect(image, SPEC, PostprocessConfig(value, detections_per_img=100))
-        kept = [int(row[-1].replace(",", "")) for row in funnel(bench)]
-        assert kept[0] == len(trace), shown
     bench.mouse.up()
-    wait_for_new_paint(bench, stamp)
-    config = PostprocessConfig(sent[-1][0], detections_per_img=100)
-    wait_for_boxes(bench, expected(core, image, config))
-    assert bench.locator(STAGE).get_attribute("data-agrees") == "true"
+    bench.wait_for_selector(f"{STAGE}[data-live='']")
+    wait_for_boxes(bench, expected(core, load_sample("motorcycle"), AT))
 
 
 @pytest.mark.parametrize(
@@ -373,7 +386,7 @@ def test_pinned_settings_are_compared(bench, core):
 # ------------------------------------------------------------------ hands
 
 
-def test_hover_wheel_and_double_click_on_the_stage(bench):
+def test_hover_and_wheel_on_the_stage(bench):
     x1, y1, x2, y2 = listed_boxes(bench)[0]
     bench.mouse.move(*to_stage(bench, (x1 + x2) / 2, (y1 + y2) / 2))
     bench.wait_for_selector(".rn-tip:not([hidden])")
@@ -384,6 +397,13 @@ def test_hover_wheel_and_double_click_on_the_stage(bench):
     bench.wait_for_selector(f"{STAGE}.zoomed")
     bench.get_by_role("button", name="Whole picture").click()
     bench.wait_for_selector(f"{STAGE}:not(.zoomed)")
+
+
+def test_only_the_first_button_selects(bench):
+    x1, y1, x2, y2 = listed_boxes(bench)[0]
+    bench.mouse.click(*to_stage(bench, (x1 + x2) / 2, (y1 + y2) / 2), button="right")
+    bench.wait_for_timeout(300)
+    assert "Click a box" in answer(bench).inner_text()
 
 
 PINCH = """(stage) => {
@@ -438,6 +458,42 @@ def test_a_link_opened_cold_restores_everything(bench):
         assert page.locator(".rn-funnel [data-stage=topk]").get_attribute("aria-pressed") == "true"
     finally:
         fresh.close()
+
+
+def test_another_page_and_back_keeps_photo_and_view(page, address):
+    page.goto(link(address, photo="rocket", score_thresh="0.1", stage="topk"))
+    wait_live(page)
+    page.locator(STAGE).evaluate("(stage) => { stage.dataset.mine = 'yes'; }")
+    page.get_by_role("link", name="About the model").click()
+    page.get_by_role("heading", name="About the model").wait_for()
+    page.get_by_role("link", name="Detect").click()
+    page.locator(f'{STAGE}[aria-label^="Rocket"]').wait_for()
+    wait_live(page)
+    assert knob_value(page, "score_thresh").input_value() == "0.10"
+    assert page.locator(".rn-funnel [data-stage=topk]").get_attribute("aria-pressed") == "true"
+    page.wait_for_url("**photo=rocket**")
+
+
+def test_back_goes_a_step_back(bench, core):
+    set_value(bench, "score_thresh", 0.3)
+    set_value(bench, "nms_thresh", 0.3)
+    bench.wait_for_url("**nms_thresh=0.3**")
+    set_value(bench, "nms_thresh", 0.2)
+    bench.wait_for_url("**nms_thresh=0.2**")
+    bench.go_back()
+    config = PostprocessConfig(0.3, 0.3, detections_per_img=100)
+    wait_for_boxes(bench, expected(core, load_sample("motorcycle"), config))
+    assert knob_value(bench, "nms_thresh").input_value() == "0.30"
+
+
+def test_the_workbench_stays_when_the_photo_changes(bench):
+    bench.locator(".rn-classes summary").click()
+    bench.locator(STAGE).evaluate("(stage) => { stage.dataset.mine = 'yes'; }")
+    bench.get_by_role("button", name=re.compile("Rocket")).click()
+    bench.locator(f'{STAGE}[aria-label^="Rocket"]').wait_for()
+    wait_live(bench)
+    assert bench.locator(STAGE).get_attribute("data-mine") == "yes"
+    assert bench.locator(".rn-classes").evaluate("(details) => details.open")
 
 
 def test_a_phone_has_everything_in_one_column(address, context):

@@ -12,7 +12,7 @@ from pages._shared.canvas.kit import knobs_of
 from pages._shared.view import Pin, View, from_message, from_query, to_query
 from retinanet.assignment import assign
 from retinanet.candidates import FATES, OVER_LIMIT, SUPPRESSED
-from retinanet.config import ConfigError, LossConfig, MatcherConfig, PostprocessConfig
+from retinanet.config import LossConfig, MatcherConfig, PostprocessConfig
 from retinanet.detection import detect
 from retinanet.engine import Engine, ModelSpec
 from retinanet.figures.candidate_table import SCORE_STEPS, candidate_table
@@ -31,9 +31,7 @@ knobs = some.builds(
     nms_thresh=unit,
     topk_candidates=some.integers(1, view.MAX_TOPK),
     detections_per_img=some.integers(1, view.MAX_DETECTIONS),
-    class_score_thresh=some.dictionaries(
-        some.integers(0, 90), some.integers(0, 1000).map(lambda n: n / 1000), max_size=3
-    ),
+    class_score_thresh=some.dictionaries(some.integers(0, 90), unit, max_size=3),
 )
 specs = some.builds(
     ModelSpec,
@@ -42,7 +40,7 @@ specs = some.builds(
     min_size=some.sampled_from([None, 64, 800]),
     precision=some.sampled_from(["fp32", "bf16"]),
 )
-corners = some.tuples(*[some.integers(0, 5000).map(float)] * 4)
+corners = some.tuples(*[some.floats(0, 5000).map(lambda edge: round(edge, 2))] * 4)
 views = some.builds(
     View,
     knobs=knobs,
@@ -91,10 +89,10 @@ def test_bounds_the_wrong_way_round_are_left_out_with_a_sentence(sentences):
 @settings(max_examples=100, deadline=None)
 @given(views, views)
 def test_the_browser_sends_back_what_it_was_told(told, before):
-    message = answer.view_for_browser(told) | {"serial": 12}
+    message = answer.view_for_browser(told) | {"serial": 12, "image_id": "x"}
     followed = from_message(message, before)
     assert followed.serial == 12 and followed.pin == before.pin
-    assert answer.view_for_browser(followed) == message
+    assert answer.view_for_browser(followed) | {"image_id": "x"} == message
     assert followed.hurried == (told.knobs != before.knobs)
 
 
@@ -228,11 +226,53 @@ def test_the_training_sentence_says_what_training_would_do(outputs):
     assert f"{float(loss.classification):.4f}" in words and "4 boxes detected now" in words
 
 
-def test_a_config_error_is_a_sentence_for_the_person(sentences, monkeypatch):
-    kept: dict = {"view": View()}
+@pytest.fixture
+def session(monkeypatch):
+    kept: dict = {"view": View(box=3), "open_image": "this"}
     monkeypatch.setattr(view.st, "session_state", kept)
-    message = answer.view_for_browser(View()) | {"serial": 5}
-    message["knobs"] = {**message["knobs"], "nms_thresh": 4}
+    return kept
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"knobs": knobs_of(PostprocessConfig()) | {"nms_thresh": 4}}, "nms_thresh"),
+        ({"knobs": None}, "cannot be followed"),
+        ({"stage": "x"}, "cannot be followed"),
+    ],
+)
+def test_a_message_that_cannot_be_followed_leaves_a_sentence(session, change, words):
+    message = answer.view_for_browser(View(box=9)) | {"serial": 5, "image_id": "this"} | change
     view.take_message(message)
-    assert kept["view"].knobs == View().knobs and kept["view"].serial == 5
-    assert isinstance(ConfigError("x"), ValueError) and "nms_thresh" in sentences[0]
+    assert session["view"].knobs == View().knobs
+    assert (session["view"].box, session["view"].serial) == (3, 5)
+    assert words in session["view"].fault
+    view.take_message(answer.view_for_browser(View(box=9)) | {"serial": 6, "image_id": "this"})
+    assert (session["view"].box, session["view"].fault) == (9, "")
+
+
+def test_a_question_about_the_last_photo_is_not_put_to_this_one(session):
+    told = View(box=9, why=(1.0, 2.0, 3.0, 4.0), stage="topk")
+    view.take_message(answer.view_for_browser(told) | {"serial": 7, "image_id": "another"})
+    followed = session["view"]
+    assert (followed.box, followed.why, followed.stage) == (3, None, "topk")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[" * 3000,
+        "{" * 500,
+        '{"weights":"random","num_classes":100000}',
+        '{"weights":"random","depth":152,"min_size":4096}',
+        '{"weights":"random","depth":19}',
+        '{"weights":"random","topk_candidates":1000000000}',
+        '{"weights":"random","detections_per_img":1000000000}',
+        '{"weights":"upload"}',
+        '{"weights":"/etc/passwd"}',
+        "null",
+    ],
+)
+def test_a_pinned_model_may_ask_for_no_more_than_the_controls_can(sentences, text):
+    assert from_query({"pin": text}) == View()
+    assert len(sentences) == 1

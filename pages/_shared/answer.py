@@ -77,7 +77,7 @@ class Scene:
 
 def pack_answer(scene: Scene, view: View) -> bytes:
     """Everything that the workbench shows, as one block (`retinanet.figures.columns`)."""
-    header, columns = _kept(scene)
+    header, columns = _kept(scene, view)
     header |= {
         "view": view_for_browser(view),
         "details": details_stamp(scene, view),
@@ -87,6 +87,7 @@ def pack_answer(scene: Scene, view: View) -> bytes:
         "compare_words": "",
         "life": None,
         "lesson": None,
+        "lesson_looked": False,
         "inquest": None,
         "compare": None,
         "ghosts": None,
@@ -155,7 +156,7 @@ def details_stamp(scene: Scene, view: View) -> str:
 # ------------------------------------------------------------------ what is kept
 
 
-def _kept(scene: Scene) -> tuple[dict[str, Any], Columns]:
+def _kept(scene: Scene, view: View) -> tuple[dict[str, Any], Columns]:
     result = scene.result
     table = result.table if result is not None else BoxTable.empty()
     width, height = scene.picture.image.size
@@ -164,7 +165,7 @@ def _kept(scene: Scene) -> tuple[dict[str, Any], Columns]:
         "width": width,
         "height": height,
         "title": scene.picture.title,
-        "status": _status(scene),
+        "status": _status(scene, view),
         "watermark": "RANDOM WEIGHTS" if scene.spec.weights == "random" else "",
         "names": dict(table.names),
         "counts": None if result is None else _counts(result),
@@ -178,11 +179,11 @@ def _box_columns(prefix: str, table: BoxTable) -> Columns:
     return {f"{prefix}_{name}": getattr(table, name) for name in names}
 
 
-def _status(scene: Scene) -> str:
+def _status(scene: Scene, view: View) -> str:
     if scene.progress.state != "working":
-        return ""
+        return view.fault
     lead = "Stored result, model loading. " if scene.result is not None else ""
-    return f"{lead}{scene.progress.sentence} ({scene.progress.seconds:.0f} s)"
+    return f"{lead}{scene.progress.sentence}."
 
 
 def _counts(result: Result) -> list[list[int]]:
@@ -216,6 +217,7 @@ def _box(scene: Scene, trace: DetectionTrace, view: View) -> tuple[dict[str, Any
     header: dict[str, Any] = {
         "box_words": HOW_TO_PICK if view.box < 0 else GONE,
         "lesson": _lesson(trace) if view.lesson else None,
+        "lesson_looked": view.lesson,
     }
     if row is not None:
         life = trace.explain(row)
@@ -295,12 +297,16 @@ def _compared(scene: Scene, trace: DetectionTrace, view: View) -> tuple[dict[str
         return {"compare_words": f"The pinned model is at work: {progress.sentence}."}, {}
     before = detect(engine.get_engine().outputs(scene.picture.image, view.pin.spec), view.pin.knobs)
     difference = compare(before, trace)
+    pinned = table_from_trace(before)
     changes = [
         {
             "kind": change.kind,
             "before": change.before and change.before.index,
             "after": change.after and change.after.index,
-            "before_pair": change.before and change.before.pair,
+            # A pair's number is one of its own model's.
+            "before_pair": change.before.pair
+            if change.before and difference.same_outputs
+            else None,
             "after_pair": change.after and change.after.pair,
             "sentence": change_sentence(change, before.config, trace.config),
         }
@@ -311,9 +317,11 @@ def _compared(scene: Scene, trace: DetectionTrace, view: View) -> tuple[dict[str
             "before_title": pin_title(view.pin, scene.spec, trace.config),
             "sentence": comparison_sentence(difference),
             "changes": changes,
+            "same_model": difference.same_outputs,
+            "names": dict(pinned.names),
         }
     }
-    return header, _box_columns("pin", table_from_trace(before))
+    return header, _box_columns("pin", pinned)
 
 
 def pin_title(pin: Pin, spec: ModelSpec, config: PostprocessConfig) -> str:

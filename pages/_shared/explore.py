@@ -37,9 +37,14 @@ def show(spec: ModelSpec, picture: Picture) -> None:
     """The whole room below the gallery."""
     send_workbench()
     send_photo(picture.image.id, photo_for_canvas(picture.image.id, picture.image))
-    spec, progress = _what_can_answer(spec, picture)
-    if progress.state == "ready":
-        send_table(candidate_table(engine.get_engine().outputs(picture.image, spec)))
+    # What is there only at times has a place that is always there: an element more or less above
+    # the workbench would rebuild it under the person's hands.
+    with st.container():
+        spec, progress = _what_can_answer(spec, picture)
+    with st.container():
+        if progress.state == "ready":
+            send_table(candidate_table(engine.get_engine().outputs(picture.image, spec)))
+    view.begin(spec, picture.image.id)
     st.session_state.pop("redraw", None)  # this very run redraws the canvas
     _workbench(spec, picture, progress)
     _details(spec, picture, progress)
@@ -64,7 +69,7 @@ def _what_can_answer(spec: ModelSpec, picture: Picture) -> tuple[ModelSpec, engi
 
 
 def _pin_is_working(picture: Picture) -> bool:
-    pin = view.current().pin
+    pin = view.current().pin if view.current().mode == "compare" else None
     return pin is not None and engine.ask_outputs(pin.spec, picture.image).state == "working"
 
 

@@ -32,12 +32,6 @@ _STYLE = """
 [data-testid="stSidebarUserContent"] { padding-top: 0.5rem; }
 [data-testid="stVerticalBlock"] { gap: 0.6rem; }
 .stSlider, .stNumberInput, .stSelectbox { margin-bottom: -0.2rem; }
-.rn-ledger { width: 100%; border-collapse: collapse; font-size: 0.86rem; }
-.rn-ledger td { padding: 1px 0; }
-.rn-ledger td:last-child { text-align: right; font-variant-numeric: tabular-nums; }
-.rn-ledger tr:last-child td { border-top: 1px solid; padding-top: 3px; }
-.rn-ledger span { display: inline-block; width: 9px; height: 9px; margin-right: 7px; }
-.rn-why { margin: 0.8rem 0 0; padding: 0.6rem 0.8rem; border: 1px solid rgba(128, 128, 128, 0.4); }
 .rn-numbers { width: 100%; border-collapse: collapse; font-size: 0.88rem; }
 .rn-numbers td { padding: 3px 12px 3px 0; vertical-align: top; font-variant-numeric: tabular-nums; }
 .rn-numbers td:first-child { white-space: nowrap; opacity: 0.75; }

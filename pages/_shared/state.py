@@ -48,7 +48,7 @@ def _between(kind: type, low: float, high: float) -> Callable[[str], None]:
     return check
 
 
-_CHECKS: dict[str, Callable[[str], None]] = {
+CHECKS: dict[str, Callable[[str], None]] = {
     "weights": _choice(WEIGHTS),
     "depth": _choice(DEPTHS),
     "num_convs": _between(int, *NUM_CONVS_RANGE),
@@ -96,6 +96,8 @@ def show_notices() -> None:
 
 def plain(text: str) -> str:
     """Text in which Markdown finds nothing to interpret: file names come from strangers."""
+    # An address becomes a link of itself; a break that takes no room ends that.
+    text = text.replace("://", ":\u200b//").replace("www.", "www\u200b.")
     return "".join(f"\\{c}" if c in r"\`*_{}[]()<>#+-!|$:~" else c for c in text)
 
 
@@ -105,10 +107,10 @@ def check_url() -> None:
         return
     st.session_state["url_checked"] = True
     for name, text in st.query_params.to_dict().items():
-        if name not in _CHECKS:
+        if name not in CHECKS:
             continue
         try:
-            _CHECKS[name](text)
+            CHECKS[name](text)
         except ValueError as reason:
             say(f"The link's {name}={text[:40]} is ignored: {reason}.")
 

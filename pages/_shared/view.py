@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import streamlit as st
+from streamlit.runtime.scriptrunner import get_script_run_ctx
 
 from pages._shared import state
 from pages._shared.stored import START
@@ -26,6 +27,7 @@ STAGES: tuple[str, ...] = ("all", "above", "topk", "nms", "kept")
 MODES: tuple[str, ...] = ("box", "whynot", "nms", "compare")
 MAX_TOPK = 10_000
 MAX_DETECTIONS = 10_000
+MAX_PIN_TEXT = 1000
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,7 @@ class View:
         lesson: whether a box that a higher knob removes is asked for.
         pin: what to compare with.
         serial: of the browser's message that this answers; not part of the link.
+        fault: a sentence about a message that could not be followed; not part of the link.
         hurried: a knob has just been released: the boxes come first, what takes longer in the next
             answer; not part of the link.
     """
@@ -68,6 +71,7 @@ class View:
     lesson: bool = False
     pin: Pin | None = None
     serial: int = 0
+    fault: str = ""
     hurried: bool = False
 
 
@@ -89,19 +93,49 @@ def keep(view: View) -> None:
 
 
 def take_message(message: Any) -> None:
-    """Follow what the workbench sends at each release."""
+    """Follow what the workbench sends at each release; what cannot be meant leaves a sentence."""
     view = current()
     try:
-        keep(from_message(message, view))
-    except ConfigError as fault:
-        state.say(str(fault))
-        keep(replace(view, serial=int(message["serial"]), hurried=False))
+        told = from_message(message, view)
+    except (ValueError, TypeError, KeyError) as fault:
+        words = str(fault) if isinstance(fault, ConfigError) else "That setting cannot be followed."
+        serial = message.get("serial") if isinstance(message, Mapping) else None
+        known = serial if isinstance(serial, int) else view.serial
+        keep(replace(view, serial=known, hurried=False, fault=words))
+        return
+    if message["image_id"] != st.session_state.get("open_image"):
+        # It was on its way when another photo was opened: what it asks is about the last one.
+        told = replace(told, box=view.box, why=view.why, why_class=view.why_class)
+    keep(told)
+
+
+def begin(spec: ModelSpec, image_id: str) -> None:
+    """From a run of the page: this model answers about this picture.
+
+    A pair's number means another anchor with another model or input size, so it is let go.
+    """
+    if st.session_state.get("open_spec", spec) != spec:
+        change(box=-1)
+    st.session_state["open_spec"] = spec
+    st.session_state["open_image"] = image_id
+
+
+def follow_history() -> None:
+    """After Back or Forward the view is what the address says."""
+    context = get_script_run_ctx()
+    if context is None or not context.is_history_navigation:
+        return
+    query = st.query_params.to_dict()
+    st.session_state["photo"] = query.get("photo", "")
+    keep(replace(from_query(query), serial=current().serial))
 
 
 def write_link() -> None:
     """Make the address say what the view is: only what differs from the start."""
     wanted = to_query(current())
-    for name in _PARSERS:
+    if state.photo():
+        wanted["photo"] = state.photo()
+    for name in (*_PARSERS, "photo"):
         if name not in wanted:
             st.query_params.pop(name, None)
         elif st.query_params.get(name) != wanted[name]:
@@ -117,6 +151,7 @@ def open_photo(photo_id: str) -> None:
     """Open a picture; the link follows, and what was asked about the last one is let go."""
     if photo_id != state.photo():
         change(box=-1, why=None)
+        st.session_state["open_image"] = ""  # until the page has run: messages on their way are old
     st.session_state["photo"] = photo_id
     st.query_params["photo"] = photo_id
 
@@ -173,24 +208,37 @@ def _corners(text: str) -> tuple[float, float, float, float]:
     values = [_as(float, part) for part in text.split(",")]
     if len(values) != 4 or any(v is None or not math.isfinite(v) for v in values):
         raise ValueError("it takes four corners x1,y1,x2,y2 in pixels")
-    return tuple(values)  # type: ignore[return-value]
+    return tuple(round(value, 2) for value in values)  # type: ignore[return-value]
 
 
 def _pin(text: str) -> Pin:
     try:
-        data = json.loads(text)
+        data = json.loads(text) if len(text) <= MAX_PIN_TEXT else None
         settings = {f.name for f in fields(PostprocessConfig)}
         knobs = {name: value for name, value in data.items() if name in settings}
         model = {name: value for name, value in data.items() if name not in settings}
-        if model.get("weights") not in state.WEIGHTS or model["weights"] == "upload":
-            raise ValueError("unknown weights")
-        spec = ModelSpec(**model)
-        if not all(value is None or isinstance(value, str | int) for value in vars(spec).values()):
-            raise ValueError("not plain values")
-        return Pin(spec, PostprocessConfig.from_dict({**START.to_dict(), **knobs}))
-    except (ValueError, TypeError, AttributeError) as fault:
+        for name, value in {"weights": None, **model}.items():
+            _MODEL_CHECKS[name](str(value))
+            if isinstance(value, str) != (name in ("weights", "variant", "precision")):
+                raise TypeError(name)
+        for name in {"topk_candidates", "detections_per_img"} & set(knobs):
+            _PARSERS[name](str(knobs[name]))
+        return Pin(ModelSpec(**model), PostprocessConfig.from_dict({**START.to_dict(), **knobs}))
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as fault:
         raise ValueError("it takes the settings that this page wrote") from fault
 
+
+def _weights(text: str) -> None:
+    if text not in state.WEIGHTS or text == "upload":
+        raise ValueError("unknown weights")
+
+
+_MODEL_CHECKS: dict[str, Callable[[str], None]] = {
+    **{name: state.CHECKS[name] for name in ("depth", "num_convs", "variant", "precision")},
+    **{name: state.CHECKS[name] for name in ("min_size", "max_size")},
+    "weights": _weights,
+}
+"""What a link may ask of a pinned model: no more than the page's own controls can."""
 
 _PARSERS: dict[str, Callable[[str], Any]] = {
     "score_thresh": _number(0, 1),
@@ -262,7 +310,7 @@ def _flat(view: View) -> dict[str, str]:
         **{name: getattr(view.matcher, name) for name in _MATCHER},
         **{name: getattr(view.loss, name) for name in _LOSS},
     }
-    floors = ",".join(f"{label}:{floor:g}" for label, floor in values.pop("class_score_thresh"))
+    floors = ",".join(f"{label}:{floor!r}" for label, floor in values.pop("class_score_thresh"))
     return {
         **{name: repr(value) for name, value in values.items()},
         "class_score_thresh": floors,
@@ -270,7 +318,7 @@ def _flat(view: View) -> dict[str, str]:
         "stage": view.stage,
         "mode": view.mode,
         "box": str(view.box) if view.box >= 0 else "",
-        "why": ",".join(f"{edge:.1f}" for edge in view.why) if view.why else "",
+        "why": ",".join(map(repr, view.why)) if view.why else "",
         "why_class": str(view.why_class) if view.why_class >= 0 else "",
         "lesson": "1" if view.lesson else "",
         "pin": _pin_text(view.pin),
@@ -310,4 +358,4 @@ def from_message(message: Mapping[str, Any], view: View) -> View:
         "serial": int(message["serial"]),
     }
     changed = _assembled(found, view)
-    return replace(changed, hurried=changed.knobs != view.knobs)
+    return replace(changed, fault="", hurried=changed.knobs != view.knobs)

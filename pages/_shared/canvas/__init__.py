@@ -64,7 +64,7 @@ def send_photo(image_id: str, jpeg: bytes) -> None:
         image_id: 64 characters, `Image.id`.
         jpeg: the photo at the size at which it shall be drawn.
     """
-    _photo(key="photo", data=image_id.encode() + jpeg, height=1)
+    _photo(key="photo_bytes", data=image_id.encode() + jpeg, height=1)
 
 
 def send_table(packed: bytes) -> None:

@@ -16,8 +16,7 @@ function tables() {
 // While it moves: from the table, without Python.
 function live(bench, changes) {
   Object.assign(bench.state, changes);
-  bench.live = true;
-  bench.previewWanted = true;
+  if ("knobs" in changes) bench.live = bench.previewWanted = true;
   requestDraw(bench);
 }
 
@@ -33,13 +32,20 @@ function commit(bench, changes) {
 }
 
 function send(bench) {
-  const waiting = bench.sent > bench.answered && performance.now() - bench.sentAt < WAIT;
-  bench.unsent = waiting;
-  if (waiting) return;
+  bench.unsent = isWaiting(bench);
+  if (bench.unsent) return;
   bench.sent = Math.max(bench.sent, bench.answered) + 1;
   bench.sentAt = performance.now();
-  bench.setStateValue("view", { ...bench.state, serial: bench.sent });
+  const { image_id } = bench.answer; // what the box and the drawn object belong to
+  bench.setStateValue("view", { ...bench.state, image_id, serial: bench.sent });
 }
+
+// A message is on its way whose answer will come.
+const isWaiting = (bench) =>
+  bench.sent > bench.answered && performance.now() - bench.sentAt < WAIT;
+
+// The hand has moved on: what came last is behind it, and is not to be shown.
+const isOvertaken = (bench) => bench.unsent || isWaiting(bench) || Boolean(bench.pressed);
 
 function preview(bench) {
   bench.previewWanted = false;
@@ -57,9 +63,10 @@ function preview(bench) {
 }
 
 function addBelow(bench) {
-  if (bench.state.stage === "all" && bench.table) {
-    bench.scene = withBelow(bench.table, bench.scene, bench.state.knobs.score_thresh);
-  }
+  const { table, state } = bench;
+  if (state.stage !== "all" || !table || !drawsFates(bench) || state.mode === "nms") return;
+  const { fates } = bench.result ?? settle(table, state.knobs);
+  bench.scene = withBelow(table, bench.scene, fates);
 }
 
 // ---------------------------------------------------------------- what Python answers
@@ -73,18 +80,22 @@ function receive(bench, data) {
   bench.answered = answer.view.serial;
   bench.table = tables().kept.get(answer.table) ?? null;
   bench.names = bench.table?.names ?? answer.names;
-  if (changed) Object.assign(bench, { zoom: 1, round: 0, extraClasses: new Set() });
+  if (changed) {
+    Object.assign(bench, { zoom: 1, round: 0, extraClasses: new Set() });
+    const { box, why } = answer.view; // what was asked about the last picture is let go
+    bench.state = { ...(bench.state ?? answer.view), box, why };
+  }
   bench.stage.classList.toggle("zoomed", bench.zoom > 1);
   bench.status.textContent = answer.status;
-  if (bench.unsent) return send(bench); // the hand has moved on: this answer is behind it
-  if (bench.pressed) return; // a knob is being dragged
-  adopt(bench);
+  if (bench.unsent) send(bench);
+  if (!isOvertaken(bench)) adopt(bench);
 }
 
-// An answer that came while a slider was held, and that no release has overtaken.
+// After a release: what is still to be sent, or an answer that came while a slider was held.
 function catchUp(bench) {
-  const overtaken = bench.sent > bench.answered || bench.unsent;
-  if (bench.answer && bench.adopted !== bench.answer && !overtaken) adopt(bench);
+  if (!bench.answer || isOvertaken(bench)) return;
+  if (bench.live) send(bench); // a drag that ended where it began has no "change"
+  else if (bench.adopted !== bench.answer) adopt(bench);
 }
 
 // The boxes have come first: until the rest follows, the explanation that stood there stays, dimmed.
@@ -107,6 +118,7 @@ function adopt(bench) {
   bench.scene = sceneFromAnswer(answer);
   bench.pinned = pinnedScene(answer);
   bench.rounds = roundsFromAnswer(answer);
+  if (bench.playing && !bench.rounds?.length) pause(bench);
   const onScreen = checkPreview(bench) && !drawsFates(bench) && bench.drawn === "live";
   addBelow(bench);
   bench.tip.hidden = true;
@@ -168,7 +180,7 @@ function attach(parent) {
     if (!bench.answer || bench.table) return;
     bench.table = tables().kept.get(bench.answer.table) ?? null;
     bench.names = bench.table?.names ?? bench.names;
-    if (bench.table && !bench.live) adopt(bench);
+    if (bench.table && !bench.live && !isOvertaken(bench)) adopt(bench);
   };
   tables().listeners.add(bench.onTable);
   return bench;

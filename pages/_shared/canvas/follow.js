@@ -23,7 +23,7 @@ export default function ({ data, parentElement, setTriggerValue }) {
     followers.set(parentElement, created);
   }
   const follower = followers.get(parentElement);
-  Object.assign(follower, { shown: data.stamp, setTriggerValue });
+  Object.assign(follower, { shown: data.stamp, asked: null, setTriggerValue });
   check(follower);
   return () => {
     clearTimeout(follower.timer);

@@ -45,6 +45,7 @@ function stepBox(bench, by) {
 function clickAt(bench, px, py) {
   const { pane } = locate(bench, px, py);
   const scene = sceneOfPane(bench, pane);
+  if (scene.foreign) return; // a pinned model's pairs are not this one's
   const hits = boxesAt(bench, px, py);
   const now = hits.findIndex((i) => scene.pairs[i] === bench.state.box);
   if (!hits.length) select(bench, -1);
@@ -70,7 +71,7 @@ function drawWantedTo(bench, x, y) {
 }
 
 function onPointerDown(bench, event) {
-  if (event.target.closest("button")) return;
+  if (event.target.closest("button") || event.button) return; // the first button or a finger
   if (!bench.pointers.size) bench.travel = 0;
   const [x, y] = place(bench, event);
   bench.pointers.set(event.pointerId, [x, y]);

@@ -5,6 +5,7 @@ const decade = 100; // slider positions for a factor of ten
 
 // How each control's value lies on its slider: to and from a position, and the hand's step.
 const LINEAR = {
+  typed: 0.01, // what an arrow in the field of the number adds
   min: 0,
   max: 1,
   toPosition: (value) => value,
@@ -13,6 +14,7 @@ const LINEAR = {
   text: (value) => (Math.abs(value * 100 - Math.round(value * 100)) < 1e-9 ? value.toFixed(2) : String(value)),
 };
 const LOGARITHMIC = {
+  typed: 1,
   min: 0,
   toPosition: (value) => Math.log10(value) * decade,
   fromPosition: (position) => twoDigits(10 ** (position / decade)),
@@ -31,7 +33,7 @@ const COUNT = {
   max: Math.log10(KIT.max_detections) * decade,
   step: (value, by, large) => value + by * (large ? 50 : 1),
 };
-const GAMMA = { ...LINEAR, max: 5, fromPosition: (p) => Math.round(p * 10) / 10,
+const GAMMA = { ...LINEAR, typed: 0.1, max: 5, fromPosition: (p) => Math.round(p * 10) / 10,
   step: (value, by, large) => Math.round((value + by * (large ? 1 : 0.1)) * 10) / 10 };
 const SCALES = {
   score_thresh: LINEAR, nms_thresh: LINEAR, topk_candidates: TOPK, detections_per_img: COUNT,
@@ -57,7 +59,7 @@ function makeKnob({ name, title, help, badge, scale, limits, onLive, onRelease, 
   const [low, high] = limits ?? [0, 1];
   const id = `rn-${name.replace(/\W/g, "-")}`;
   const slider = element("input", { type: "range", id, min: scale.min, max: scale.max, step: "any" });
-  const value = element("input", { type: "number", className: "rn-value", min: low, max: high, step: "any" });
+  const value = element("input", { type: "number", className: "rn-value", min: low, max: high, step: scale.typed });
   const strip = element("div", { className: "rn-strip", role: "img" });
   const label = element("label", { htmlFor: id, title: help, textContent: title });
   const head = element("div", { className: "rn-knob-head" }, label);
@@ -222,7 +224,8 @@ function showClassKnobs(bench) {
     if (!best.has(table.labels[row])) best.set(table.labels[row], table.scores[row]);
   }
   const own = Object.keys(bench.state.knobs.class_score_thresh).map(Number);
-  const labels = [...new Set([...own, ...bench.extraClasses, ...best.keys()])];
+  for (const label of own) bench.extraClasses.add(label); // a row keeps its place
+  const labels = [...new Set([...best.keys(), ...bench.extraClasses])];
   const wanted = `${labels.join()}:${table?.key}`;
   if (bench.classesShown !== wanted) {
     bench.classesShown = wanted;

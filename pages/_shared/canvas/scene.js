@@ -57,10 +57,9 @@ function sceneFromTable(table, result, stage) {
   return scene;
 }
 
-// The best pairs below the threshold: the core lists none of them, the table has the best.
-function withBelow(table, scene, threshold) {
-  const first = table.order.findIndex((row) => !(table.scores[row] > Math.fround(threshold)));
-  const rows = first < 0 ? [] : table.order.subarray(first, first + BELOW_DRAWN);
+// The best pairs below their thresholds: the core lists none of them, the table has the best.
+function withBelow(table, scene, fates) {
+  const rows = [...table.order].filter((row) => fates[row] === BELOW).slice(0, BELOW_DRAWN);
   const wider = emptyScene(scene.count + rows.length);
   for (const name of Object.keys(wider)) {
     if (name !== "count") wider[name].set(scene[name], 0);
@@ -86,7 +85,8 @@ function copyRow(table, row, scene, i, fate, suppressor) {
 }
 
 const cornersOf = (scene, i) => scene.boxes.subarray(4 * i, 4 * i + 4);
-const nameOf = (bench, label) => bench.names[label] ?? `class ${label}`;
+// A pinned model may have classes of its own.
+const nameOf = (bench, label, scene) => (scene?.names ?? bench.names)[label] ?? `class ${label}`;
 const levelOf = (scene, i) => KIT.levels[scene.levels[i]];
 const areaOf = (scene, i) => {
   const [x1, y1, x2, y2] = cornersOf(scene, i);
@@ -100,7 +100,7 @@ function indexOfPair(scene, pair) {
 function describe(bench, scene, i, separator) {
   const [x1, y1, x2, y2] = cornersOf(scene, i);
   const parts = [
-    nameOf(bench, scene.labels[i]),
+    nameOf(bench, scene.labels[i], scene),
     `score ${scene.scores[i].toFixed(3)}`,
     `level ${levelOf(scene, i)}`,
     `${Math.round(x2 - x1)} × ${Math.round(y2 - y1)} px`,

@@ -27,7 +27,8 @@ function panesOf(bench) {
   return [0, half + gap].map((left) => ({ left, top: 0, width: half, height }));
 }
 
-const isComparing = (bench) => bench.state.mode === "compare" && Boolean(bench.answer.compare);
+const isComparing = (bench) =>
+  bench.state.mode === "compare" && Boolean(bench.answer.compare && bench.pinned);
 
 function fitScale(bench) {
   const [pane] = panesOf(bench);
@@ -221,7 +222,7 @@ function styleOf(bench, scene, i) {
 
 function labelOf(bench, scene, i) {
   const tag = bench.state.color === "level" ? ` ${levelOf(scene, i)}` : "";
-  return `${nameOf(bench, scene.labels[i])} ${scene.scores[i].toFixed(2)}${tag}`;
+  return `${nameOf(bench, scene.labels[i], scene)} ${scene.scores[i].toFixed(2)}${tag}`;
 }
 
 // From each removed box to the one that removed it.

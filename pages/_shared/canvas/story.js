@@ -25,7 +25,7 @@ function action(words, onClick, key) {
 // Three depths: the sentence stands above; the numbers, the formula and the source open here.
 function depth(bench, name, title, content) {
   const details = element("details", { open: bench.opened.has(name), dataset: { depth: name } },
-    element("summary", { textContent: title }), content);
+    element("summary", { textContent: title, dataset: { key: name } }), content);
   details.addEventListener("toggle", () =>
     details.open ? bench.opened.add(name) : bench.opened.delete(name),
   );
@@ -45,7 +45,13 @@ function depths(bench, { numbers, formula }, source) {
 }
 
 // Whether the explanation is of settings that have been left.
-const isBehind = (bench) => bench.live || bench.answer.more;
+const ASKED = ["mode", "box", "why_class", "lesson"];
+const isBehind = (bench) =>
+  bench.live ||
+  bench.answer.more ||
+  bench.adopted !== bench.answer ||
+  ASKED.some((name) => bench.state[name] !== bench.answer.view[name]) ||
+  String(bench.state.why) !== String(bench.answer.view.why);
 
 function showStory(bench) {
   const { mode } = bench.state;
@@ -54,7 +60,10 @@ function showStory(bench) {
   bench.room.classList.toggle("stale", isBehind(bench));
   if (isBehind(bench)) return;
   const told = { box: tellBox, whynot: tellWhyNot, nms: tellRounds, compare: tellCompare }[mode];
+  const held = bench.room.getRootNode().activeElement;
+  const key = bench.room.contains(held) ? held.dataset.key : undefined;
   bench.room.replaceChildren(...told(bench));
+  if (key) bench.room.querySelector(`[data-key="${key}"]`)?.focus({ preventScroll: true });
 }
 
 // ---------------------------------------------------------------- one box
@@ -75,7 +84,8 @@ function tellLesson(bench, lesson) {
   const words = lesson
     ? lesson.sentence
     : "No box of this picture goes when nms_thresh or topk_candidates alone is raised from here.";
-  const content = element("div", {}, paragraph(bench.state.lesson ? words : "Looking for one."));
+  const looked = bench.answer.lesson_looked;
+  const content = element("div", {}, paragraph(looked ? words : "Looking for one."));
   if (lesson) {
     const set = (value) => () =>
       commit(bench, { box: lesson.box, knobs: { ...bench.state.knobs, [lesson.knob]: value } });
@@ -83,7 +93,7 @@ function tellLesson(bench, lesson) {
       action(`Set ${lesson.knob} to ${value}`, set(value), `lesson_${i}`))));
   }
   const details = element("details", { open: bench.state.lesson, dataset: { depth: "lesson" } },
-    element("summary", { textContent: "A lesson: a higher knob that removes a box" }), content);
+    element("summary", { dataset: { key: "lesson" }, textContent: "A lesson: a higher knob that removes a box" }), content);
   details.addEventListener("toggle", () => {
     if (details.open !== bench.state.lesson) commit(bench, { lesson: details.open });
   });
@@ -114,14 +124,14 @@ function tellWhyNot(bench) {
 
 function askForm(bench) {
   const { why, why_class: label } = bench.state;
-  const chooser = element("select", {}, element("option", { value: -1, textContent: "anything" }));
+  const chooser = element("select", { dataset: { key: "why_class" } }, element("option", { value: -1, textContent: "anything" }));
   (bench.table?.names ?? []).forEach((name, i) =>
     chooser.append(element("option", { value: i, textContent: name })),
   );
   chooser.value = label;
   chooser.addEventListener("change", () => commit(bench, { why_class: +chooser.value }));
   const corners = ["x1", "y1", "x2", "y2"].map((name, i) => {
-    const field = element("input", { type: "number", step: "any", className: "rn-value" });
+    const field = element("input", { type: "number", step: 1, className: "rn-value", dataset: { key: name } });
     field.setAttribute("aria-label", `${name} of the object, pixels`);
     field.value = why ? why[i].toFixed(0) : "";
     return field;
@@ -175,11 +185,13 @@ function tellRounds(bench) {
   const { rounds } = bench;
   if (!rounds) return [paragraph(bench.answer.why_words || "The rounds come with the model.")];
   if (!rounds.length) return [paragraph("Nothing entered NMS at these settings.")];
-  const slider = element("input", { type: "range", min: 0, max: rounds.length - 1, step: 1, className: "rn-scrub" });
+  const slider = element("input", {
+    type: "range", min: 0, max: rounds.length - 1, step: 1, className: "rn-scrub", dataset: { key: "scrub" },
+  });
   slider.setAttribute("aria-label", "Round of NMS");
   slider.addEventListener("input", () => toRound(bench, +slider.value));
   slider.addEventListener("keydown", (event) => event.stopPropagation());
-  const play = action("Play", () => (bench.playing ? pause(bench) : playRounds(bench)), "play");
+  const play = action(bench.playing ? "Pause" : "Play", () => (bench.playing ? pause(bench) : playRounds(bench)), "play");
   const nodes = { slider, play, sentence: paragraph(""), list: element("table", { className: "rn-numbers" }) };
   bench.roundNodes = nodes;
   toRound(bench, Math.min(bench.round, rounds.length - 1));
@@ -194,6 +206,7 @@ function tellRounds(bench) {
 
 function toRound(bench, round) {
   const { rounds, roundNodes } = bench;
+  if (!rounds?.length) return;
   bench.round = Math.max(0, Math.min(rounds.length - 1, round));
   roundNodes.slider.value = bench.round;
   roundNodes.slider.style.setProperty("--along", bench.round / Math.max(1, rounds.length - 1));
@@ -226,7 +239,7 @@ function playRounds(bench) {
   if (bench.round >= bench.rounds.length - 1) toRound(bench, 0);
   bench.roundNodes.play.textContent = "Pause";
   bench.playing = setInterval(() => {
-    if (!bench.stage.isConnected || bench.state.mode !== "nms" || bench.live) return pause(bench);
+    if (!bench.stage.isConnected || bench.state.mode !== "nms" || isBehind(bench)) return pause(bench);
     toRound(bench, bench.round + 1);
     if (bench.round >= bench.rounds.length - 1) pause(bench);
   }, 650);
@@ -302,7 +315,10 @@ function tellCompare(bench) {
     const pair = change.after_pair ?? change.before_pair;
     const line = element("button", { type: "button", className: "rn-change", dataset: { kind: change.kind } },
       swatch, change.sentence);
-    line.addEventListener("click", () => commit(bench, { box: bench.state.box === pair ? -1 : pair }));
+    line.dataset.key = `change_${pair}`;
+    line.addEventListener("click", () => {
+      if (pair !== null) commit(bench, { box: bench.state.box === pair ? -1 : pair });
+    });
     return element("li", {}, line);
   });
   return [
@@ -345,5 +361,7 @@ function pinnedScene(answer) {
     scene[name].set(columns[`pin_${name}`], 0);
   }
   scene.kept = scene.count;
+  scene.names = answer.compare?.names;
+  scene.foreign = answer.compare?.same_model === false;
   return scene;
 }

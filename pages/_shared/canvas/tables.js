@@ -7,9 +7,9 @@ const KEEP = 6; // tables held at most; the oldest goes first
 export default function ({ data }) {
   globalThis[TABLES] ??= { kept: new Map(), listeners: new Set() };
   const store = globalThis[TABLES];
-  const table = readyTable(unpackColumns(data));
-  if (store.kept.has(table.key)) return;
-  store.kept.set(table.key, table);
+  const sent = unpackColumns(data);
+  if (store.kept.has(sent.stamp)) return;
+  store.kept.set(sent.stamp, readyTable(sent));
   for (const old of [...store.kept.keys()].slice(0, -KEEP)) store.kept.delete(old);
   for (const listener of store.listeners) listener();
 }
