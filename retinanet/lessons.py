@@ -9,15 +9,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from retinanet.candidates import CUT_SHOWN, KEPT
+from retinanet.detection import detect
 from retinanet.explain import topk_stretches, up_to_one, whole
-from retinanet.nms import pairwise_iou
+from retinanet.nms import PAIR_BUDGET, count_pairs, pairwise_iou
 from retinanet.survival import (
     BY_CLASS,
     Lives,
@@ -286,9 +287,28 @@ def _decimal_from(low: float, high: float) -> float:
 
 
 def _lessons(search: _Search, removals: list[list[_Removal]]) -> Iterator[Lesson]:
-    """For each box the first of its removals that is a lesson."""
+    """For each box the first of its removals that is a lesson, tried out."""
     for own in removals:
-        yield from islice(filter(None, (_lesson(search, removal) for removal in own)), 1)
+        told = filter(None, (_lesson(search, removal) for removal in own))
+        yield from islice((lesson for lesson in told if _holds(search.trace, lesson)), 1)
+
+
+def _holds(trace: DetectionTrace, lesson: Lesson) -> bool:
+    """Whether `detect` says so too: of equal scores it may take others at another value."""
+    table, outputs = trace.candidates, trace.outputs
+    place = tuple(int(c[lesson.row]) for c in (table.level, table.anchor, table.label))
+    fates = []
+    for value in (lesson.kept_at, lesson.gone_at):
+        other = detect(outputs, replace(trace.config, **{lesson.knob: value})).candidates
+        columns = zip(*(c.tolist() for c in (other.level, other.anchor, other.label)), strict=True)
+        rows = [row for row, found in enumerate(columns) if found == place]
+        fates.append(int(other.fate[rows[0]]) if rows else None)
+    return fates[0] == KEPT and fates[1] != KEPT
+
+
+def is_too_crowded(trace: DetectionTrace) -> bool:
+    """Whether so many candidates share a class that no lesson is looked for (`PAIR_BUDGET`)."""
+    return count_pairs(trace.candidates.label.numpy()[trace.nms_order]) > PAIR_BUDGET
 
 
 def _lesson(search: _Search, removal: _Removal) -> Lesson | None:

@@ -66,8 +66,9 @@ def find_fixes(target: Target, standing: Standing) -> tuple[Fix | None, list[Fix
     more knobs are found step by step: what stops the best pair is turned, then what stops it next.
     At most `MAX_DETECTIONS` settings are tried, `topk_candidates` goes up to 10,000, and other
     fixes are looked for only where they could be nearer than the best so far, but for a higher
-    `nms_thresh`. None means that nothing was found within these bounds: as a rule, that every pair
-    that finds the object has a score of 0 or a rank beyond 10,000.
+    `nms_thresh` where no limit on detections is in the way. None means that nothing was found
+    within these bounds: as a rule, that every pair that finds the object has a score of 0 or a rank
+    beyond 10,000.
 
     Args:
         target: the object.
@@ -111,7 +112,7 @@ class _Search:
             return single[0], single[1:]
         fix = self._together()
         if fix is not None:
-            fixes.append(self._without_excess(fix))
+            fixes.append(self._raised(self._without_excess(fix)))
         return min(fixes, key=_smallness, default=None), []
 
     def at(self, config: PostprocessConfig) -> Standing | None:
@@ -182,7 +183,10 @@ class _Search:
         """Whether top-K lets a pair that finds the object through if no threshold is in its way."""
         if self.config.class_score_thresh:
             return True
-        heads, topk = candidates_of(self.target.outputs).heads, self.config.topk_candidates
+        prepared, topk = candidates_of(self.target.outputs), self.config.topk_candidates
+        heads = prepared.heads
+        if any(len(h) < min(topk, total) for h, total in zip(heads, prepared.totals, strict=True)):
+            return True  # pairs that are not prepared could enter: `detect` will tell
         hits = (self.target.among(head, level)[:topk] for level, head in enumerate(heads))
         return any(hit.any() for hit in hits)
 
@@ -190,7 +194,10 @@ class _Search:
         """The nearest value that works: upwards at any distance, downwards within `limit`."""
         now = self.config.nms_thresh
         hundredths = _hundredths(now)
-        up = self.first(self._nms_configs(self.start, [v for v in hundredths if v > now]))
+        # Where the limit is in the way many values may have to be tried, so only nearer ones are.
+        reach = limit if len(self.start.survived) else math.inf
+        upwards = [value for value in hundredths if now < value < now + reach]
+        up = self.first(self._nms_configs(self.start, upwards))
         limit = min(limit, up["size"]) if up else limit
         down = self.first(
             self._nms_configs(self.start, [v for v in hundredths if now - limit < v < now])
@@ -230,7 +237,7 @@ class _Search:
             head.count_above(self.config.score_thresh) > take
             for head, take in zip(trace.heads, trace.takes, strict=True)
         )
-        return bool(entered) and cut and count <= max(map(len, trace.heads))
+        return bool(entered) and cut
 
     def _cut_ranks(self, standing: Standing) -> list[int]:
         """From which number on a pair enters that top-K cuts; [] where there is none."""
@@ -287,6 +294,14 @@ class _Search:
 
     def _cost(self, config: PostprocessConfig) -> tuple[int, float]:
         return len(changes_between(self.config, config)), size_of(self.config, config)
+
+    def _raised(self, fix: Fix) -> Fix:
+        """The fix with thresholds no lower than its detection asks for."""
+        thresholds = ("score_thresh", "class_score_thresh")
+        others = {knob: v for knob, v in fix["changes"].items() if knob not in thresholds}
+        found, base = fix["detection"], replace(self.config, **others)
+        higher = self.first(_admitting(base, found["label"], found["score"]))
+        return higher if higher and _smallness(higher) < _smallness(fix) else fix
 
     def _without_excess(self, fix: Fix) -> Fix:
         """The fix without the knobs that need not be turned after all."""
@@ -356,9 +371,8 @@ def _just_below(score: float) -> Iterator[float]:
 def _surviving_at(standing: Standing, values: list[float]) -> Iterator[float]:
     """Of values of `nms_thresh`, those at which a pair that finds the object survives NMS.
 
-    Above the present one, only those at which a better one does than before: the more boxes
-    survive, the further back is the same one. Where too many boxes could matter, only the upper
-    values are looked at: there fewer do.
+    Above the present one, while none survives there, only those at which a better one does than
+    before. Where too many boxes could matter, only the upper values are looked at: there fewer do.
     """
     if not values or not standing.entered.any():
         return
@@ -373,10 +387,7 @@ def _surviving_at(standing: Standing, values: list[float]) -> Iterator[float]:
         yield from _surviving_at(standing, [v for v in values if v > middle])
         return
     compared, labels, wanted = compared[kin], labels[kin], wanted[kin]
-    upwards = min(values) > standing.trace.config.nms_thresh
-    if upwards and len(standing.survived):
-        best = int(standing.trace.survivors[standing.survived[0]])
-        wanted = wanted & (np.cumsum(rows[kin] == best) == 0)
+    upwards = min(values) > standing.trace.config.nms_thresh and not len(standing.survived)
     pairs = find_overlaps(compared, labels, np.arange(len(labels)), min(values))
     for value in values:
         alive = survivors(len(labels), pairs.above(value)) & wanted

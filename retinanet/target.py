@@ -63,7 +63,7 @@ class Target:
     @classmethod
     def of(cls, outputs: Outputs, box: np.ndarray, label: int | None, match_iou: float) -> Target:
         """From a box [4] float64 within the original picture."""
-        iou = np.nan_to_num(pairwise_iou(box, original_boxes(outputs)))
+        iou = np.nan_to_num(pairwise_iou(box, original_boxes(outputs).astype(np.float64)))
         ends = np.cumsum(outputs.anchors_per_level)
         finds = tuple(np.split(iou >= match_iou, ends[:-1]))
         rows = [np.flatnonzero(level) for level in finds]

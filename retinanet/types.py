@@ -86,19 +86,19 @@ class Outputs:
     # What is derived from the tensors once, and who may derive it. It belongs to this very object:
     # copies (`dataclasses.replace`, pickle, `copy`) may differ in what it was made from.
     _memo: dict[str, Any] = field(default_factory=dict, init=False, repr=False)
-    _deriving: threading.Lock = field(default_factory=threading.Lock, init=False, repr=False)
+    _deriving: threading.RLock = field(default_factory=threading.RLock, init=False, repr=False)
 
     def __getstate__(self) -> dict[str, Any]:
         return {k: v for k, v in self.__dict__.items() if k not in ("_memo", "_deriving")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state, _memo={}, _deriving=threading.Lock())
+        self.__dict__.update(state, _memo={}, _deriving=threading.RLock())
 
     def derived(self, key: str, make: Callable[[Outputs], Any]) -> Any:
         """What `make` gives for these outputs: made at the first call, then kept with them.
 
-        Only callers for these very outputs wait while it is made. What has `nbytes` is counted in
-        `Outputs.nbytes`.
+        Only callers for these very outputs wait while it is made; `make` may ask for others. What
+        has `nbytes` is counted in `Outputs.nbytes`.
         """
         if key not in self._memo:
             with self._deriving:

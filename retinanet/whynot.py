@@ -123,8 +123,7 @@ def why_not(
     """
     drawn = check_box(box, outputs.original_size)
     label = _checked_label(label, outputs)
-    if not (_is_number(match_iou) and 0 < match_iou <= 1):
-        raise ConfigError(f"match_iou must be above 0 and at most 1, not {match_iou!r}.")
+    check_match_iou(match_iou)
     config = config or PostprocessConfig()
     target = Target.of(outputs, drawn, label, float(match_iou))
     trace = detect(outputs, config)
@@ -134,7 +133,7 @@ def why_not(
     other = None if found else kept_on(trace, target, other=True)
     fix, alternatives = (None, []) if found or pair is None else find_fixes(target, standing)
     anchors = original_anchors(outputs)
-    anchor_iou = pairwise_iou(drawn, anchors)
+    anchor_iou = pairwise_iou(drawn, anchors.astype(np.float64))
     return Inquest(
         verdict="found" if found else "other_class" if other else fate,
         box=tuple(drawn.tolist()),
@@ -185,6 +184,16 @@ def check_box(box: Sequence[float], size: tuple[int, int]) -> np.ndarray:
             f"The box {_shown(drawn)} lies outside the picture of {width} x {height} pixels."
         )
     return inside
+
+
+def check_match_iou(match_iou: float) -> None:
+    """Refuse what no IoU can reach.
+
+    Raises:
+        ConfigError: it is not above 0 and at most 1.
+    """
+    if not (_is_number(match_iou) and 0 < match_iou <= 1):
+        raise ConfigError(f"match_iou must be above 0 and at most 1, not {match_iou!r}.")
 
 
 def _is_number(value: Any) -> bool:

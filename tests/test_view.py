@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -276,3 +278,11 @@ def test_a_question_about_the_last_photo_is_not_put_to_this_one(session):
 def test_a_pinned_model_may_ask_for_no_more_than_the_controls_can(sentences, text):
     assert from_query({"pin": text}) == View()
     assert len(sentences) == 1
+
+
+def test_the_table_may_be_asked_for_first_by_its_name(outputs):
+    """After the cache has let a picture go, its name is the first thing asked."""
+    fresh = replace(outputs)
+    assert answer.table_key(detect(fresh, PostprocessConfig(0.5))) == answer.table_key(
+        detect(outputs, PostprocessConfig(0.5))
+    )

@@ -434,3 +434,38 @@ def test_numbers_are_exact():
 def test_public_names():
     assert rn.why_not is why_not
     assert rn.Inquest.__name__ == "Inquest"
+
+
+def test_a_box_that_is_just_the_drawn_one_has_one_verdict(crowded):
+    """The bound is met to the last bit: what is kept and what matches are told by one IoU."""
+    trace = detect(crowded, PostprocessConfig(0.0, 0.9, 1000, 300))
+    for row in range(0, len(trace), 3):
+        box = trace.boxes[row].tolist()
+        if box[0] >= box[2] or box[1] >= box[3]:
+            continue
+        for label in (int(trace.labels[row]), (int(trace.labels[row]) + 1) % crowded.num_classes):
+            inquest = why_not(crowded, box, label, trace.config, match_iou=1.0)
+            assert inquest_sentence(inquest.to_dict(), trace.config)
+            if inquest.verdict == "found":
+                assert inquest.boxes_matching > 0
+        told = why_not(crowded, box, int(trace.labels[row]), trace.config).detection
+        bound = min(1.0, told["iou"])
+        again = why_not(crowded, box, int(trace.labels[row]), trace.config, match_iou=bound)
+        assert again.verdict == "found" and again.boxes_matching > 0
+
+
+@pytest.mark.parametrize("seed", [3, 4])
+def test_fixes_of_several_knobs_leave_the_thresholds_as_high_as_they_can_be(crowded, seed):
+    several, generator = 0, np.random.default_rng(seed)
+    for _ in range(40):
+        box, label, config, match_iou = random_case(crowded, generator)
+        config = replace(config, score_thresh=0.9, detections_per_img=1)
+        inquest = why_not(crowded, box, label, config, match_iou=match_iou)
+        fix = inquest.fix
+        if fix is None or len(fix["changes"]) < 2 or "score_thresh" not in fix["changes"]:
+            continue
+        several += 1
+        fixed = inquest.fixed_config(fix)
+        score = fix["detection"]["score"]
+        assert fixed.score_thresh >= round(score - 0.02, 2) or score < 0.02
+    assert several

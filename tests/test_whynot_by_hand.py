@@ -75,7 +75,7 @@ def test_nms_thresh_goes_to_the_nearest_of_several_stretches(now, fixed):
     assert by["score"] == pytest.approx(0.6)
     assert by["iou"] == pytest.approx(960 / 2240, abs=1e-3)
     assert inquest.fix["changes"] == {"nms_thresh": fixed}
-    assert "suppressed by a better one, score 0.600" in inquest_sentence(inquest.to_dict(), config)
+    assert "suppressed by a better box, score 0.600" in inquest_sentence(inquest.to_dict(), config)
 
 
 def ten_on_p3(scores):

@@ -28,7 +28,7 @@ from retinanet.figures.ghosts import candidate_pairs, ghost_columns, round_colum
 from retinanet.figures.inquest import inquest_formula, inquest_numbers, inquest_sentence
 from retinanet.figures.ledger import FATE_WORDS
 from retinanet.figures.life import life_formula, life_numbers, life_sentence, survival_parts
-from retinanet.lessons import non_monotone
+from retinanet.lessons import is_too_crowded, non_monotone
 from retinanet.rounds import nms_rounds
 from retinanet.types import LEVELS
 from retinanet.whynot import why_not
@@ -50,6 +50,10 @@ HOW_TO_PICK = "Click a box, a row of the table, or step with N and P on the pict
 GONE = (
     "The selected box is below its threshold at these settings, or so far down its level's ranking "
     "that it is no longer listed."
+)
+NO_LESSON = "No box was found that goes when nms_thresh or topk_candidates alone is raised."
+TOO_CROWDED = (
+    "So many candidates share a class that none was looked for: raise score_thresh to have fewer."
 )
 WITH_THE_MODEL = "The answer comes with the model."
 
@@ -88,6 +92,7 @@ def pack_answer(scene: Scene, view: View) -> bytes:
         "life": None,
         "lesson": None,
         "lesson_looked": False,
+        "lesson_words": "",
         "inquest": None,
         "compare": None,
         "ghosts": None,
@@ -121,8 +126,9 @@ def _takes_long(view: View) -> bool:
 
 def table_key(trace: DetectionTrace) -> str:
     """The stamp of the candidate table that the browser holds for these outputs."""
+    packed = candidate_table(trace.outputs)
     return trace.outputs.derived(
-        "candidate_table_key", lambda outputs: unpack_columns(candidate_table(outputs))[0]["stamp"]
+        "candidate_table_key", lambda _: unpack_columns(packed)[0]["stamp"]
     )
 
 
@@ -218,6 +224,7 @@ def _box(scene: Scene, trace: DetectionTrace, view: View) -> tuple[dict[str, Any
         "box_words": HOW_TO_PICK if view.box < 0 else GONE,
         "lesson": _lesson(trace) if view.lesson else None,
         "lesson_looked": view.lesson,
+        "lesson_words": TOO_CROWDED if view.lesson and is_too_crowded(trace) else NO_LESSON,
     }
     if row is not None:
         life = trace.explain(row)

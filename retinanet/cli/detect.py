@@ -111,7 +111,7 @@ def run(args: argparse.Namespace) -> int:
             target = drawings[path]
             write(target, _encoded(draw_detections(image, trace, trace.outputs), target))
         if args.html:
-            command = _command(spec, path, config)
+            command = _command(spec, path, config, model.recommended)
             page = html_report(
                 image, trace, title=image.name, command=command, model_name=model.name
             )
@@ -143,7 +143,9 @@ def describe(image: Image, trace: DetectionTrace) -> str:
     return "\n".join(lines)
 
 
-def _command(spec: ModelSpec, path: Path, config: PostprocessConfig) -> str:
+def _command(
+    spec: ModelSpec, path: Path, config: PostprocessConfig, recommended: PostprocessConfig | None
+) -> str:
     """The command that gives one picture's result again, whatever the weights recommend."""
     values = {name: getattr(spec, name) for name in ("weights", *MODEL_OPTIONS, "precision")}
     values |= {name: getattr(config, name) for name in POSTPROCESS_OPTIONS}
@@ -151,8 +153,10 @@ def _command(spec: ModelSpec, path: Path, config: PostprocessConfig) -> str:
     for name, value in values.items():
         if value is not None:
             words += [option(name), str(value)]
-    if config.class_score_thresh:
-        floors = (f"{label}={floor}" for label, floor in config.class_score_thresh)
+    usual = recommended.class_score_thresh if recommended else ()
+    chosen = config.class_score_thresh or tuple((label, 0.0) for label, _ in usual)
+    if chosen:
+        floors = (f"{label}={floor}" for label, floor in chosen)
         words += [option("class_score_thresh"), *floors]
     return shlex.join(words)
 

@@ -22,7 +22,7 @@ from retinanet.engine import Engine
 from retinanet.figures.inquest import inquest_numbers, inquest_sentence
 from retinanet.images import load_image
 from retinanet.model import RetinaNet
-from retinanet.whynot import Inquest, check_box, why_not
+from retinanet.whynot import Inquest, check_box, check_match_iou, why_not
 
 SUMMARY = "why an object was missed, and the smallest change that brings it in"
 
@@ -58,6 +58,7 @@ def run(args: argparse.Namespace) -> int:
     check_target(args.json, [Path(args.image)])
     image = load_image(args.image)
     check_box(args.box, (image.size[1], image.size[0]))
+    check_match_iou(args.match_iou)
 
     engine = Engine(args.device, args.precision, cache_bytes=0)
     model = engine.model(spec)

@@ -15,6 +15,7 @@ from retinanet.compare import (
     missed_threshold,
 )
 from retinanet.config import PostprocessConfig
+from retinanet.figures.words import better_box
 
 
 def comparison_sentence(comparison: Comparison) -> str:
@@ -37,7 +38,9 @@ def change_sentence(
         return f"{text}."
     if change.fate.by is not None:
         thresholds = {before_config.nms_thresh, after_config.nms_thresh}
-        fate = _suppression(change.fate.by, thresholds, now=change.kind == "lost")
+        fate = _suppression(
+            change.fate.by, _subject(change).score, thresholds, now=change.kind == "lost"
+        )
     elif change.kind == "lost":
         fate = _fate(_subject(change), change.fate, after_config, "is")
     else:
@@ -104,12 +107,13 @@ def _subject(change: Change) -> Detection:
     return detection
 
 
-def _suppression(by: Suppressor, thresholds: set[float], *, now: bool) -> str:
+def _suppression(by: Suppressor, score: float, thresholds: set[float], *, now: bool) -> str:
     """With so many digits of the IoU that it does not look like a threshold it only comes near."""
     digits = (f"{by.iou:.{count}f}" for count in (2, 3, 4))
     iou = next((text for text in digits if float(text) not in thresholds), f"{by.iou:.2f}")
     verb = "suppresses" if now else "suppressed"
-    return f"a better {by.category} box ({by.score:.2f}) {verb} it at IoU {iou}"
+    box = better_box(by.score, score, by.category)
+    return f"{box} ({by.score:.2f}) {verb} it at IoU {iou}"
 
 
 def _fate(subject: Detection, fate: OtherFate, config: PostprocessConfig, verb: str) -> str:

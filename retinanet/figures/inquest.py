@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from retinanet.config import PostprocessConfig
+from retinanet.figures.words import better_box
 
 InquestData = Mapping[str, Any]
 
@@ -21,7 +22,7 @@ def inquest_sentence(inquest: InquestData, config: PostprocessConfig) -> str:
             f"Found: {kept['category']}, score {kept['score']:.3f}, with IoU {kept['iou']:.3f} to "
             "the drawn box."
         )
-    if verdict == "no_box":
+    if verdict == "no_box" or inquest["candidate"] is None:
         return f"Missed: {_no_box(inquest)}"
     missed = f"Missed: {_cause(inquest['candidate'], config)}"
     if verdict == "other_class":
@@ -55,6 +56,11 @@ def _cause(candidate: Mapping[str, Any], config: PostprocessConfig) -> str:
             f"the best matching {name} box scores {_apart(candidate['score'], bound)}, {below} "
             f"{knob} {number(bound)}."
         )
+    if fate == "cut_by_topk" and candidate["rank"] <= candidate["topk"]:
+        return (
+            f"the best matching {name} box, score {score}, is cut: others of the same score on "
+            f"{candidate['level']} come first and fill topk_candidates {candidate['topk']:,}."
+        )
     if fate == "cut_by_topk":
         return (
             f"the best matching {name} box, score {score}, is number {candidate['rank']:,} on "
@@ -63,7 +69,8 @@ def _cause(candidate: Mapping[str, Any], config: PostprocessConfig) -> str:
     if fate == "suppressed":
         by = candidate["suppressed_by"]
         return (
-            f"the best matching {name} box, score {score}, is suppressed by a better one, score "
+            f"the best matching {name} box, score {score}, is suppressed by "
+            f"{better_box(by['score'], candidate['score'])}, score "
             f"{by['score']:.3f}, with IoU {_apart(by['iou'], by['nms_thresh'])}, above nms_thresh "
             f"{number(by['nms_thresh'])}."
         )
@@ -82,9 +89,12 @@ def _remedy(inquest: InquestData, config: PostprocessConfig) -> str:
     steps = _steps(fix, config)
     *first, last = [f"{verb} {knob} to {new}" for verb, knob, _, new in steps]
     turned = f"{', '.join(first)} and {last}" if first else last
-    found = fix["detection"]["category"]
-    as_other = f" as {found}" if found != candidate["category"] else ""
-    return f"{turned[0].upper()}{turned[1:]}{',' if first else ''} and it appears{as_other}."
+    found = fix["detection"]
+    as_other = f" as {found['category']}" if found["category"] != candidate["category"] else ""
+    appears = "it appears"
+    if found["score"] != candidate["score"]:
+        appears = f"another box on it appears, score {found['score']:.3f}"
+    return f"{turned[0].upper()}{turned[1:]}{',' if first else ''} and {appears}{as_other}."
 
 
 def _steps(fix: Mapping[str, Any], config: PostprocessConfig) -> list[tuple[str, str, str, str]]:
@@ -187,9 +197,11 @@ def inquest_formula(inquest: InquestData, config: PostprocessConfig) -> str:
         return "\n".join(lines)
     score, bound = candidate["score"], candidate["score_thresh"]
     lines.append(f"score = {_apart(score, bound)} {_sign(score, bound)} threshold {number(bound)}")
-    if candidate["fate"] != "below_thresh":
+    if candidate["fate"] == "cut_by_topk":
         rank, topk = candidate["rank"], candidate["topk"]
-        lines.append(f"rank = {rank:,} {'>' if rank > topk else '<='} topk_candidates {topk:,}")
+        ties = "" if rank > topk else ", but others of the same score come first"
+        sign = ">" if rank > topk else "<="
+        lines.append(f"rank = {rank:,} {sign} topk_candidates {topk:,}{ties}")
     by = candidate["suppressed_by"]
     if by:
         lines += ["", *_iou_lines("candidate", candidate["box"], "suppressor", by["box"])]

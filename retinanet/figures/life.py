@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from retinanet.config import PostprocessConfig
+from retinanet.figures.words import better_box
 
 Life = Mapping[str, Any]
 
@@ -32,8 +33,9 @@ def _fate_sentence(life: Life, config: PostprocessConfig) -> str:
     if fate == "suppressed":
         by = life["suppressed_by"]
         return (
-            f"Suppressed: a better {life['category']} box (score {by['score']:.3f}) overlaps it "
-            f"with IoU {by['iou']:.3f}, above nms_thresh {config.nms_thresh:g}."
+            f"Suppressed: {better_box(by['score'], life['score'], life['category'])} (score "
+            f"{by['score']:.3f}) overlaps it with IoU {by['iou']:.3f}, above nms_thresh "
+            f"{config.nms_thresh:g}."
         )
     if fate == "over_limit":
         return (

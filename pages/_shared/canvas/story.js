@@ -81,9 +81,7 @@ function tellBox(bench) {
 
 // Looked for when it is opened: it takes the core a moment.
 function tellLesson(bench, lesson) {
-  const words = lesson
-    ? lesson.sentence
-    : "No box of this picture goes when nms_thresh or topk_candidates alone is raised from here.";
+  const words = lesson?.sentence ?? bench.answer.lesson_words;
   const looked = bench.answer.lesson_looked;
   const content = element("div", {}, paragraph(looked ? words : "Looking for one."));
   if (lesson) {
