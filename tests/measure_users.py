@@ -91,7 +91,8 @@ class User:
         """Release, think, release."""
         await asyncio.sleep(self.draw.random() * THINK_SECONDS)
         while time.perf_counter() < until:
-            view = self.answer()[0]["view"]
+            header = self.answer()[0]
+            view = {**header["view"], "image_id": header["image_id"]}
             view["serial"] += 1
             knobs = view["knobs"]
             knobs["score_thresh"] = round(self.draw.uniform(0.02, 0.6), 2)

@@ -103,7 +103,7 @@ def take_message(message: Any) -> None:
         known = serial if isinstance(serial, int) else view.serial
         keep(replace(view, serial=known, hurried=False, fault=words))
         return
-    if message["image_id"] != st.session_state.get("open_image"):
+    if message.get("image_id") != st.session_state.get("open_image"):
         # It was on its way when another photo was opened: what it asks is about the last one.
         told = replace(told, box=view.box, why=view.why, why_class=view.why_class)
     keep(told)
