@@ -159,7 +159,7 @@ def open_photo(photo_id: str) -> None:
 # ------------------------------------------------------------------ the link
 
 
-def _number(low: float, high: float) -> Callable[[str], float]:
+def number(low: float, high: float) -> Callable[[str], float]:
     def parse(text: str) -> float:
         value = _as(float, text)
         if value is None or not low <= value <= high:  # also refuses nan
@@ -169,7 +169,7 @@ def _number(low: float, high: float) -> Callable[[str], float]:
     return parse
 
 
-def _whole(low: int, high: int) -> Callable[[str], int]:
+def whole(low: int, high: int) -> Callable[[str], int]:
     def parse(text: str) -> int:
         value = _as(int, text)
         if value is None or not low <= value <= high:
@@ -186,7 +186,7 @@ def _as(kind: type, text: str) -> Any:
         return None
 
 
-def _one_of(options: tuple[str, ...]) -> Callable[[str], str]:
+def one_of(options: tuple[str, ...]) -> Callable[[str], str]:
     def parse(text: str) -> str:
         if text not in options:
             raise ValueError(f"it takes {', '.join(options)}")
@@ -204,7 +204,7 @@ def _class_floors(text: str) -> tuple[tuple[int, float], ...]:
         raise ValueError("it takes label:threshold pairs, such as 0:0.5,16:0.3") from fault
 
 
-def _corners(text: str) -> tuple[float, float, float, float]:
+def corners(text: str) -> tuple[float, float, float, float]:
     values = [_as(float, part) for part in text.split(",")]
     if len(values) != 4 or any(v is None or not math.isfinite(v) for v in values):
         raise ValueError("it takes four corners x1,y1,x2,y2 in pixels")
@@ -241,28 +241,30 @@ _MODEL_CHECKS: dict[str, Callable[[str], None]] = {
 """What a link may ask of a pinned model: no more than the page's own controls can."""
 
 _PARSERS: dict[str, Callable[[str], Any]] = {
-    "score_thresh": _number(0, 1),
-    "nms_thresh": _number(0, 1),
-    "topk_candidates": _whole(1, MAX_TOPK),
-    "detections_per_img": _whole(1, MAX_DETECTIONS),
+    "score_thresh": number(0, 1),
+    "nms_thresh": number(0, 1),
+    "topk_candidates": whole(1, MAX_TOPK),
+    "detections_per_img": whole(1, MAX_DETECTIONS),
     "class_score_thresh": _class_floors,
-    "fg_iou_thresh": _number(0, 1),
-    "bg_iou_thresh": _number(0, 1),
-    "alpha": _number(0, 1),
-    "gamma": _number(0, 5),
-    "color": _one_of(COLORS),
-    "stage": _one_of(STAGES),
-    "mode": _one_of(MODES),
-    "box": _whole(0, 2**31 - 1),
-    "why": _corners,
-    "why_class": _whole(0, 100_000),
-    "lesson": lambda text: _one_of(("1",))(text) == "1",
+    "fg_iou_thresh": number(0, 1),
+    "bg_iou_thresh": number(0, 1),
+    "allow_low_quality_matches": lambda text: one_of(("True", "False"))(text) == "True",
+    "alpha": number(0, 1),
+    "gamma": number(0, 5),
+    "color": one_of(COLORS),
+    "stage": one_of(STAGES),
+    "mode": one_of(MODES),
+    "box": whole(0, 2**31 - 1),
+    "why": corners,
+    "why_class": whole(0, 100_000),
+    "lesson": lambda text: one_of(("1",))(text) == "1",
     "pin": _pin,
 }
 """What the link may say, by name, and how it is read: ValueError says what it takes."""
 
 _KNOBS = tuple(f.name for f in fields(PostprocessConfig))
-_MATCHER = ("fg_iou_thresh", "bg_iou_thresh")
+_BOUNDS = ("fg_iou_thresh", "bg_iou_thresh")
+_MATCHER = (*_BOUNDS, "allow_low_quality_matches")
 _LOSS = ("alpha", "gamma")
 
 
@@ -347,12 +349,12 @@ def from_message(message: Mapping[str, Any], view: View) -> View:
     found = {
         **PostprocessConfig.from_dict(dict(knobs)).to_dict(),
         "class_score_thresh": {int(k): v for k, v in knobs["class_score_thresh"].items()},
-        **{name: float(training[name]) for name in (*_MATCHER, *_LOSS)},
-        "color": _one_of(COLORS)(message["color"]),
-        "stage": _one_of(STAGES)(message["stage"]),
-        "mode": _one_of(MODES)(message["mode"]),
+        **{name: float(training[name]) for name in (*_BOUNDS, *_LOSS)},
+        "color": one_of(COLORS)(message["color"]),
+        "stage": one_of(STAGES)(message["stage"]),
+        "mode": one_of(MODES)(message["mode"]),
         "box": int(message["box"]),
-        "why": None if why is None else _corners(",".join(map(str, why))),
+        "why": None if why is None else corners(",".join(map(str, why))),
         "why_class": int(message["why_class"]),
         "lesson": message["lesson"] is True,
         "serial": int(message["serial"]),

@@ -18,16 +18,17 @@ def pack_columns(header: Mapping[str, Any], columns: Mapping[str, NDArray]) -> b
     """The header and the columns, with a stamp that names their content.
 
     Layout, little-endian: uint32 length of the header; the header as JSON in UTF-8, padded to a
-    multiple of 4; then the columns one after the other, floats as float32, whole numbers as int32,
-    row by row. The header gains "columns", a [name, "f4" or "i4", number of values] for each in
-    order, and "stamp", 16 hex digits.
+    multiple of 4; then the columns one after the other, each padded to a multiple of 4: uint8 and
+    uint16 as they are, floats as float32, other whole numbers as int32, row by row. The header
+    gains "columns", a [name, "f4", "i4", "u2" or "u1", number of values] for each in order, and
+    "stamp", 16 hex digits.
     """
-    arrays = {name: _four_bytes(column) for name, column in columns.items()}
+    arrays = {name: _small(column) for name, column in columns.items()}
     header = {
         **header,
         "columns": [[name, array.dtype.str[1:], array.size] for name, array in arrays.items()],
     }
-    blocks = [array.tobytes() for array in arrays.values()]
+    blocks = [array.tobytes() + bytes(-array.nbytes % 4) for array in arrays.values()]
     digest = hashlib.sha256(json.dumps(header).encode())
     for block in blocks:
         digest.update(block)
@@ -42,7 +43,7 @@ def unpack_columns(packed: bytes) -> tuple[dict[str, Any], dict[str, NDArray]]:
     columns = {}
     for name, kind, count in header["columns"]:
         columns[name] = np.frombuffer(packed, f"<{kind}", count, at)
-        at += columns[name].nbytes
+        at += columns[name].nbytes + -columns[name].nbytes % 4
     return header, columns
 
 
@@ -53,6 +54,9 @@ def join_blocks(header: Mapping[str, Any], blocks: Sequence[bytes]) -> bytes:
     return b"".join([struct.pack("<I", len(text)), text, padding, *blocks])
 
 
-def _four_bytes(column: NDArray) -> NDArray:
-    kind = "<f4" if np.issubdtype(column.dtype, np.floating) else "<i4"
+def _small(column: NDArray) -> NDArray:
+    if column.dtype in (np.uint8, np.uint16):
+        kind = column.dtype.newbyteorder("<")
+    else:
+        kind = "<f4" if np.issubdtype(column.dtype, np.floating) else "<i4"
     return np.ascontiguousarray(column).astype(kind)

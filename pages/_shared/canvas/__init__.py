@@ -18,8 +18,22 @@ import streamlit as st
 from pages._shared.canvas.kit import kit
 
 _FOLDER = Path(__file__).parent
-WORKBENCH = ("columns", "nms", "scene", "stage", "hands", "knobs", "panels", "story", "canvas")
-"""The scripts of the workbench: one module, read in this order."""
+STAGE = ("columns", "geometry", "hands", "controls", "words", "talk")
+"""The scripts that every picture with controls beside it is made of, read in this order."""
+
+WORKBENCH = (
+    *STAGE,
+    "nms",
+    "scene",
+    "stage",
+    "picking",
+    "knobs",
+    "panels",
+    "story",
+    "canvas",
+    "bench",
+)
+"""The scripts of the Detect page's workbench: one module."""
 
 
 def _read(name: str) -> str:
@@ -31,24 +45,34 @@ def script(*names: str) -> str:
     return "\n".join(_read(f"{name}.js") for name in names)
 
 
-def _page() -> str:
-    return f"<style>{_read('canvas.css')}</style>{_read('canvas.html')}"
+def _bench(name: str, style: tuple[str, ...], html: str, facts: str, *scripts: str) -> tuple:
+    """A picture with controls beside it, as two components: its code, and its place on the page.
+
+    The code comes once, outside the fragment that reruns with each knob: Streamlit sends a
+    component's script again with each of its runs. The place is a few lines that look for it.
+    """
+    symbol = f"const BENCH = Symbol.for('retinanet.{name}');\n"
+    page = "".join(f"<style>{_read(sheet)}</style>" for sheet in style) + _read(html)
+    code = st.components.v2.component(
+        f"retinanet_{name}_code",
+        html="<span hidden></span>",
+        js=f"{symbol}const PAGE = {json.dumps(page)};\n{facts}{script(*scripts)}",
+    )
+    place = st.components.v2.component(
+        f"retinanet_{name}", html='<div class="rn-root"></div>', js=symbol + script("mount")
+    )
+    return code, place
 
 
 _photo = st.components.v2.component(
     "retinanet_photo", html="<span hidden></span>", js=script("photos")
 )
 _table = st.components.v2.component(
-    "retinanet_table", html="<span hidden></span>", js=script("columns", "nms", "tables")
-)
-_workbench = st.components.v2.component(
-    "retinanet_workbench",
+    "retinanet_table",
     html="<span hidden></span>",
-    js=f"const PAGE = {json.dumps(_page())};\n{kit()}{script(*WORKBENCH)}",
+    js="const READY = readyTable;\n" + script("columns", "nms", "tables"),
 )
-_canvas = st.components.v2.component(
-    "retinanet_canvas", html='<div class="rn-root"></div>', js=script("mount")
-)
+_workbench, _canvas = _bench("canvas", ("canvas.css",), "canvas.html", kit(), *WORKBENCH)
 _follow = st.components.v2.component(
     "retinanet_follow", html="<span hidden></span>", js=script("follow")
 )

@@ -2,15 +2,6 @@
 // that a dragged knob redraws all of them without asking Python. Python's answer to the last release
 // is what stays.
 
-const TABLES = Symbol.for("retinanet.tables");
-const WAIT = 4000; // milliseconds after which an unanswered message no longer holds the next one
-const benches = new WeakMap(); // parentElement -> one workbench
-
-function tables() {
-  globalThis[TABLES] ??= { kept: new Map(), listeners: new Set() };
-  return globalThis[TABLES];
-}
-
 // ---------------------------------------------------------------- what a hand changes
 
 // While it moves: from the table, without Python.
@@ -30,22 +21,6 @@ function commit(bench, changes) {
   draw(bench); // now, not at the next frame: this and Python then work at once
   send(bench);
 }
-
-function send(bench) {
-  bench.unsent = isWaiting(bench);
-  if (bench.unsent) return;
-  bench.sent = Math.max(bench.sent, bench.answered) + 1;
-  bench.sentAt = performance.now();
-  const { image_id } = bench.answer; // what the box and the drawn object belong to
-  bench.setStateValue("view", { ...bench.state, image_id, serial: bench.sent });
-}
-
-// A message is on its way whose answer will come.
-const isWaiting = (bench) =>
-  bench.sent > bench.answered && performance.now() - bench.sentAt < WAIT;
-
-// The hand has moved on: what came last is behind it, and is not to be shown.
-const isOvertaken = (bench) => bench.unsent || isWaiting(bench) || Boolean(bench.pressed);
 
 function preview(bench) {
   bench.previewWanted = false;
@@ -149,73 +124,22 @@ function showAll(bench) {
   if (bench.worded === bench.answer) writeLegend(bench);
 }
 
-// ---------------------------------------------------------------- mounting
+// ---------------------------------------------------------------- the room
 
-function attach(parent) {
-  parent.querySelector(".rn-root").innerHTML = PAGE; // a constant of this script
-  const find = (name) => parent.querySelector(name);
-  const bench = {
-    zoom: 1, x: 0, y: 0, scale: 1, hover: null, pointers: new Map(), travel: 0, round: 0, playing: 0,
-    sent: 0, answered: 0, live: false, extraClasses: new Set(), names: {},
-    stage: find(".rn-stage"), canvas: find(".rn-canvas"), photoCanvas: find(".rn-photo"),
-    tip: find(".rn-tip"), hint: find(".rn-hint"), status: find(".rn-status"),
-    legend: find(".rn-legend"), list: find(".rn-list"),
-  };
+function build(bench, parent) {
+  Object.assign(bench, {
+    round: 0, playing: 0, extraClasses: new Set(), names: {}, isSplit: isComparing, draw, grip: PICKING,
+  });
   buildKnobs(bench, parent);
   buildFunnel(bench, parent);
   buildStory(bench, parent);
-  attachHands(bench, parent);
-  const right = find(".rn-right");
-  right.addEventListener("pointerdown", (event) => (bench.pressed = event.target.type === "range"));
-  bench.onRelease = () => {
-    bench.pressed = false;
-    setTimeout(() => catchUp(bench), 0); // after the slider's own "change", if there is one
-  };
-  for (const name of ["pointerup", "pointercancel"]) addEventListener(name, bench.onRelease, true);
-  bench.observer = new ResizeObserver(() => resize(bench));
-  bench.observer.observe(bench.stage);
-  bench.onPhoto = () => requestDraw(bench);
-  photos().listeners.add(bench.onPhoto);
-  bench.onTable = () => {
-    if (!bench.answer || bench.table) return;
-    bench.table = tables().kept.get(bench.answer.table) ?? null;
-    bench.names = bench.table?.names ?? bench.names;
-    if (bench.table && !bench.live && !isOvertaken(bench)) adopt(bench);
-  };
-  tables().listeners.add(bench.onTable);
-  return bench;
 }
 
-function detach(bench) {
-  bench.observer.disconnect();
-  photos().listeners.delete(bench.onPhoto);
-  tables().listeners.delete(bench.onTable);
-  for (const name of ["pointerup", "pointercancel"]) removeEventListener(name, bench.onRelease, true);
-  cancelAnimationFrame(bench.frame);
-  pause(bench);
+function onTable(bench) {
+  if (bench.table) return;
+  bench.table = tables().kept.get(bench.answer.table) ?? null;
+  bench.names = bench.table?.names ?? bench.names;
+  if (bench.table && !bench.live && !isOvertaken(bench)) adopt(bench);
 }
 
-function openBench(component) {
-  const { data, parentElement, setStateValue, setTriggerValue } = component;
-  if (!benches.has(parentElement)) benches.set(parentElement, attach(parentElement));
-  const bench = benches.get(parentElement);
-  Object.assign(bench, { setStateValue, setTriggerValue });
-  receive(bench, data);
-}
-
-function closeBench(parentElement) {
-  if (!benches.has(parentElement)) return;
-  detach(benches.get(parentElement));
-  benches.delete(parentElement);
-}
-
-// This script is mounted once, outside the part of the page that reruns with each knob; mount.js is
-// what Streamlit mounts there, and finds the workbench by its symbol.
-const WORKBENCH = Symbol.for("retinanet.workbench");
-
-export default function () {
-  const shared = (globalThis[WORKBENCH] ??= { waiting: new Map() });
-  Object.assign(shared, { open: openBench, close: closeBench });
-  for (const component of shared.waiting.values()) openBench(component);
-  shared.waiting.clear();
-}
+const ROOM = { build, receive, catchUp, onTable, close: pause };

@@ -1,10 +1,8 @@
-// The workbench's place on the page. Its code (canvas.js and the others) comes once, by a component
-// of its own: Streamlit sends a component's script again with each of its runs.
-
-const WORKBENCH = Symbol.for("retinanet.workbench");
+// The place of a bench on the page. Its code comes once, by a component of its own; BENCH, the symbol
+// by which the two find each other, stands before this script.
 
 export default function (component) {
-  const shared = (globalThis[WORKBENCH] ??= { waiting: new Map() });
+  const shared = (globalThis[BENCH] ??= { waiting: new Map() });
   const { parentElement } = component;
   if (shared.open) shared.open(component);
   else shared.waiting.set(parentElement, component);

@@ -1,7 +1,5 @@
 // The funnel, the legend and the list for screen readers.
 
-const number = (value) => value.toLocaleString("en");
-
 // A column for each step, a row for all levels and one for each.
 function buildFunnel(bench, parent) {
   const head = element("tr", {}, element("td"));
@@ -29,10 +27,6 @@ function funnelOf(counts) {
   return KIT.stages.map((_, stage) =>
     counts.map((fates) => fates.slice(stage).reduce((sum, count) => sum + count, 0)),
   );
-}
-
-function setText(node, text) {
-  if (node.textContent !== text) node.textContent = text;
 }
 
 function showFunnel(bench) {
