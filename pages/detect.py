@@ -23,13 +23,5 @@ spec = sidebar.model_controls()
 picture = gallery.open_picture()
 with st.container():  # always there: an element more or less here would rebuild the workbench
     state.show_notices()
-strip, uploader, camera = st.columns([10, 5, 4], gap="medium", vertical_alignment="top")
-with strip:
-    gallery.sample_strip(picture.key)
-with uploader:
-    gallery.upload_control()
-with camera:
-    gallery.camera_switch()
-with st.container():
-    gallery.camera_control()
+gallery.controls(picture.key)
 explore.show(spec, picture)

@@ -93,10 +93,15 @@ def to_rows(trace: Detections, outputs: Names, file_name: str) -> list[dict[str,
     return rows
 
 
-def to_csv(rows: Iterable[dict[str, Any]]) -> str:
-    """Rows of `to_rows` (of one picture or many) as CSV with a header, RFC 4180."""
+def to_csv(rows: Iterable[dict[str, Any]], columns: Sequence[str] = CSV_COLUMNS) -> str:
+    """Rows as CSV with a header, RFC 4180.
+
+    Args:
+        rows: of `to_rows` (of one picture or many), or of any other table.
+        columns: the keys of every row, in order.
+    """
     target = io.StringIO()
-    writer = csv.DictWriter(target, CSV_COLUMNS)
+    writer = csv.DictWriter(target, columns)
     writer.writeheader()
     for row in rows:
         writer.writerow({name: _inert(value) for name, value in row.items()})

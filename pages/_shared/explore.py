@@ -6,6 +6,7 @@ import streamlit as st
 
 from pages._shared import answer, contact, engine, panels, state, takehome, view
 from pages._shared.answer import Scene
+from pages._shared.answering import POLL_SECONDS, photo_for_canvas, what_can_answer
 from pages._shared.canvas import (
     draw_canvas,
     follow_canvas,
@@ -19,18 +20,7 @@ from retinanet.config import PostprocessConfig
 from retinanet.detection import DetectionTrace, detect
 from retinanet.engine import ModelSpec
 from retinanet.figures.candidate_table import candidate_table
-from retinanet.figures.pictures import display_jpeg
 from retinanet.samples import SAMPLES
-from retinanet.types import Image
-
-POLL_SECONDS = 0.4
-"""How often a page looks whether the model or the forward is done."""
-
-
-@st.cache_data(max_entries=24, show_spinner=False)
-def photo_for_canvas(image_id: str, _image: Image) -> bytes:
-    """The photo as the canvas draws it."""
-    return display_jpeg(_image)
 
 
 def show(spec: ModelSpec, picture: Picture) -> None:
@@ -40,7 +30,7 @@ def show(spec: ModelSpec, picture: Picture) -> None:
     # What is there only at times has a place that is always there: an element more or less above
     # the workbench would rebuild it under the person's hands.
     with st.container():
-        spec, progress = _what_can_answer(spec, picture)
+        spec, progress = what_can_answer(spec, picture)
     with st.container():
         if progress.state == "ready":
             send_table(candidate_table(engine.get_engine().outputs(picture.image, spec)))
@@ -51,21 +41,6 @@ def show(spec: ModelSpec, picture: Picture) -> None:
     if progress.state == "working" or _pin_is_working(picture):
         _look_again(spec, picture)
     contact.show(spec)
-
-
-def _what_can_answer(spec: ModelSpec, picture: Picture) -> tuple[ModelSpec, engine.Progress]:
-    """The model asked for or, where it cannot be had, the embedded one, with a sentence."""
-    progress = engine.ask_outputs(spec, picture.image)
-    if progress.state != "failed":
-        return spec, progress
-    with st.container(key="fault"):
-        st.error(state.plain(progress.sentence))
-        st.button("Try again", on_click=engine.try_again, args=(spec, picture.image.id))
-    fallback = ModelSpec("embedded", precision=spec.precision)
-    if spec == fallback:
-        return spec, progress
-    st.caption("The embedded model answers meanwhile.")
-    return fallback, engine.ask_outputs(fallback, picture.image)
 
 
 def _pin_is_working(picture: Picture) -> bool:

@@ -59,6 +59,19 @@ def image_of(upload: state.Upload) -> Image:
     return decode(upload.id, upload.data, upload.name)
 
 
+def controls(selected: str) -> None:
+    """The samples, the uploader and the camera, in one row."""
+    strip, uploader, camera = st.columns([10, 5, 4], gap="medium", vertical_alignment="top")
+    with strip:
+        sample_strip(selected)
+    with uploader:
+        upload_control()
+    with camera:
+        camera_switch()
+    with st.container():
+        camera_control()
+
+
 def take_in(files: list) -> None:
     """Add uploaded files to the session; one that cannot be used leaves a sentence."""
     kept = state.uploads()

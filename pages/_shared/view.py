@@ -7,7 +7,6 @@ next one loses nothing.
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
@@ -16,6 +15,7 @@ import streamlit as st
 from streamlit.runtime.scriptrunner import get_script_run_ctx
 
 from pages._shared import state
+from pages._shared.parsing import corners, number, one_of, whole
 from pages._shared.stored import START
 from retinanet.config import ConfigError, LossConfig, MatcherConfig, PostprocessConfig
 from retinanet.engine import ModelSpec
@@ -135,7 +135,7 @@ def write_link() -> None:
     wanted = to_query(current())
     if state.photo():
         wanted["photo"] = state.photo()
-    for name in (*_PARSERS, "photo"):
+    for name in (*NAMES, "photo"):
         if name not in wanted:
             st.query_params.pop(name, None)
         elif st.query_params.get(name) != wanted[name]:
@@ -159,42 +159,6 @@ def open_photo(photo_id: str) -> None:
 # ------------------------------------------------------------------ the link
 
 
-def number(low: float, high: float) -> Callable[[str], float]:
-    def parse(text: str) -> float:
-        value = _as(float, text)
-        if value is None or not low <= value <= high:  # also refuses nan
-            raise ValueError(f"it takes {low:g} to {high:g}")
-        return value
-
-    return parse
-
-
-def whole(low: int, high: int) -> Callable[[str], int]:
-    def parse(text: str) -> int:
-        value = _as(int, text)
-        if value is None or not low <= value <= high:
-            raise ValueError(f"it takes {low:,} to {high:,}")
-        return value
-
-    return parse
-
-
-def _as(kind: type, text: str) -> Any:
-    try:
-        return kind(text)
-    except ValueError:
-        return None
-
-
-def one_of(options: tuple[str, ...]) -> Callable[[str], str]:
-    def parse(text: str) -> str:
-        if text not in options:
-            raise ValueError(f"it takes {', '.join(options)}")
-        return text
-
-    return parse
-
-
 def _class_floors(text: str) -> tuple[tuple[int, float], ...]:
     try:
         pairs = [part.split(":") for part in text.split(",") if part]
@@ -202,13 +166,6 @@ def _class_floors(text: str) -> tuple[tuple[int, float], ...]:
         return PostprocessConfig(class_score_thresh=floors).class_score_thresh
     except ValueError as fault:  # a ConfigError is one
         raise ValueError("it takes label:threshold pairs, such as 0:0.5,16:0.3") from fault
-
-
-def corners(text: str) -> tuple[float, float, float, float]:
-    values = [_as(float, part) for part in text.split(",")]
-    if len(values) != 4 or any(v is None or not math.isfinite(v) for v in values):
-        raise ValueError("it takes four corners x1,y1,x2,y2 in pixels")
-    return tuple(round(value, 2) for value in values)  # type: ignore[return-value]
 
 
 def _pin(text: str) -> Pin:
@@ -261,6 +218,9 @@ _PARSERS: dict[str, Callable[[str], Any]] = {
     "pin": _pin,
 }
 """What the link may say, by name, and how it is read: ValueError says what it takes."""
+
+NAMES: tuple[str, ...] = tuple(_PARSERS)
+"""The query parameters that belong to the view."""
 
 _KNOBS = tuple(f.name for f in fields(PostprocessConfig))
 _BOUNDS = ("fg_iou_thresh", "bg_iou_thresh")

@@ -15,6 +15,7 @@ from typing import Any
 
 import streamlit as st
 
+from pages._shared.canvas import lens_kit
 from pages._shared.canvas.kit import kit
 
 _FOLDER = Path(__file__).parent
@@ -52,7 +53,8 @@ def _bench(name: str, style: tuple[str, ...], html: str, facts: str, *scripts: s
     component's script again with each of its runs. The place is a few lines that look for it.
     """
     symbol = f"const BENCH = Symbol.for('retinanet.{name}');\n"
-    page = "".join(f"<style>{_read(sheet)}</style>" for sheet in style) + _read(html)
+    page = "".join(f"<style>{_read(sheet)}</style>" for sheet in style)
+    page += _read(html).replace("<!-- stage -->", _read("stage.html"))
     code = st.components.v2.component(
         f"retinanet_{name}_code",
         html="<span hidden></span>",
@@ -73,6 +75,13 @@ _table = st.components.v2.component(
     js="const READY = readyTable;\n" + script("columns", "nms", "tables"),
 )
 _workbench, _canvas = _bench("canvas", ("canvas.css",), "canvas.html", kit(), *WORKBENCH)
+_LENS = (*STAGE, "truth", "maps")
+_benches = {
+    name: _bench(
+        name, ("canvas.css", "lens.css"), "lens.html", facts(), *_LENS, *own, "lens", "bench"
+    )
+    for name, facts, own in (("anchors", lens_kit.anchors, ("match", "anchors")),)
+}
 _follow = st.components.v2.component(
     "retinanet_follow", html="<span hidden></span>", js=script("follow")
 )
@@ -122,6 +131,38 @@ def draw_canvas(
         data=packed,
         on_view_change=lambda: on_view(st.session_state["canvas"]["view"]),
         on_command_change=lambda: on_command(st.session_state["canvas"]["command"]),
+    )
+
+
+def send_bench(name: str) -> None:
+    """Hand the browser a bench's code; call it outside the fragment that reruns.
+
+    Args:
+        name: "anchors", "loss" or "pyramid".
+    """
+    _benches[name][0](key=f"{name}_code", height=1)
+
+
+def draw_bench(
+    name: str,
+    packed: bytes,
+    on_view: Callable[[Mapping[str, Any]], None],
+    on_command: Callable[[str], None],
+) -> None:
+    """A bench of the pages that look inside, once `send_bench` has brought its code.
+
+    Args:
+        name: as in `send_bench`.
+        packed: what it shows, from `retinanet.figures.columns.pack_columns`.
+        on_view: called with what the controls say after each release (`lens.from_message`).
+        on_command: called with "undo" or "adopt".
+    """
+    key = f"{name}_bench"
+    _benches[name][1](
+        key=key,
+        data=packed,
+        on_view_change=lambda: on_view(st.session_state[key]["view"]),
+        on_command_change=lambda: on_command(st.session_state[key]["command"]),
     )
 
 

@@ -1,0 +1,89 @@
+"""What the benches of the pages that look inside know before any picture."""
+
+from __future__ import annotations
+
+import inspect
+import json
+from typing import Any
+
+from plotly.colors import get_colorscale, sample_colorscale, unlabel_rgb
+
+from pages._shared import lens
+from pages._shared.canvas.kit import TRAINING_HELP
+from retinanet.anchors import AnchorShape
+from retinanet.assignment import match_anchors
+from retinanet.figures.palette import ASSIGNMENT_COLORS, GROUND_TRUTH, LEVEL_COLORS
+from retinanet.matcher_presets import MATCHER_PRESETS
+from retinanet.types import LEVELS
+
+LEFT_OUT = "#D55E00"
+"""An object without an anchor of its own: the colour of what is lost on every page."""
+
+FATE_NUMBERS = {"background": 0, "ignored": 1, "foreground": 2, "forced": 3}
+"""How `match.js` numbers what an anchor is."""
+
+STAGE_WORDS = (
+    "Plus and minus zoom, 0 shows the whole picture, arrows move it. N and P step through the "
+    "objects, A adds one, Delete removes the selected one, U undoes, Escape lets go."
+)
+SCALE_WORDS = {"unit": "0 to 1", "level": "each level", "all": "all levels"}
+PAPER_WORDS = "The paper's images have about 100,000 anchors."
+LOW_QUALITY_HELP = (
+    "Every object keeps the anchors of its best IoU, however low (torchvision: on; the paper: off)."
+)
+
+
+def _common() -> dict[str, Any]:
+    return {
+        "levels": LEVELS,
+        "level_colors": [LEVEL_COLORS[level] for level in LEVELS],
+        "ramp": _ramp(),
+        "assignment": ASSIGNMENT_COLORS,
+        "ground_truth": GROUND_TRUTH,
+        "left_out": LEFT_OUT,
+        "stage_words": STAGE_WORDS,
+        "training": [{"name": name, "help": words} for name, words in TRAINING_HELP.items()],
+        "scales": [[name, SCALE_WORDS[name]] for name in lens.SCALES],
+    }
+
+
+def _ramp() -> list[str]:
+    """Viridis in 256 steps."""
+    steps = sample_colorscale(get_colorscale("Viridis"), [i / 255 for i in range(256)])
+    return ["#" + "".join(f"{round(part):02x}" for part in unlabel_rgb(rgb)) for rgb in steps]
+
+
+def _kit(facts: dict[str, Any]) -> str:
+    """One JavaScript constant, KIT."""
+    return f"const KIT = {json.dumps(_common() | facts)};\n"
+
+
+def anchors() -> str:
+    """Of the Anchors page."""
+    shape = AnchorShape()
+    return _kit(
+        {
+            "presets": [
+                {
+                    "name": name,
+                    "title": title,
+                    "purpose": purpose,
+                    "training": {
+                        "fg_iou_thresh": config.fg_iou_thresh,
+                        "bg_iou_thresh": config.bg_iou_thresh,
+                        "allow_low_quality_matches": config.allow_low_quality_matches,
+                    },
+                }
+                for name, title, config, purpose in MATCHER_PRESETS
+            ],
+            "shown": [["fates", "what trains"], ["iou", "best IoU"]],
+            "shape": {
+                "base_size": shape.base_size,
+                "scales": shape.scales,
+                "aspect_ratios": shape.aspect_ratios,
+            },
+            "paper_words": PAPER_WORDS,
+            "low_quality_help": LOW_QUALITY_HELP,
+            "sources": {"anchors": inspect.getsource(match_anchors)},
+        }
+    )

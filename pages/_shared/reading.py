@@ -1,0 +1,99 @@
+"""A figure that is read: beside it what it says, below it the ways to take it along."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import plotly.graph_objects as go
+import streamlit as st
+
+from pages._shared import state
+from retinanet.export import to_csv
+
+FORMATS: tuple[str, ...] = ("PNG", "SVG")
+
+
+def figure_panel(
+    key: str,
+    figure: go.Figure,
+    rows: Sequence[Mapping[str, Any]],
+    sentence: str,
+    teaching: str,
+) -> None:
+    """A figure with its words and its files.
+
+    Args:
+        key: names it on the page and in file names.
+        figure: that is shown.
+        rows: its data, for the CSV file.
+        sentence: what it says of this picture, plain text.
+        teaching: what is seen, why it matters, what to try; Markdown of the page's own.
+    """
+    left, right = st.columns([5, 3], gap="large", wrap=True)
+    with left:
+        _chart(key, figure)
+    with right:
+        st.markdown(f"**{state.plain(sentence)}**")
+        st.markdown(teaching)
+    _files(key, figure, rows)
+
+
+def _chart(key: str, figure: go.Figure) -> None:
+    kind = st.session_state.get(f"{key}_format") or FORMATS[0]
+    st.plotly_chart(
+        figure,
+        key=f"{key}_chart",
+        config={
+            "displaylogo": False,
+            "toImageButtonOptions": {"format": kind.lower(), "filename": key, "scale": 2},
+            "modeBarButtonsToRemove": ["select2d", "lasso2d", "autoScale2d"],
+        },
+    )
+
+
+def _files(key: str, figure: go.Figure, rows: Sequence[Mapping[str, Any]]) -> None:
+    with st.container(horizontal=True, vertical_alignment="center"):
+        table_file(key, rows)
+        st.download_button(
+            "Figure (HTML, one file)",
+            lambda: figure.to_html(include_plotlyjs=True, full_html=True),
+            f"{key}.html",
+            "text/html",
+            key=f"{key}_html",
+            on_click="ignore",
+        )
+        st.segmented_control(
+            "The camera above the figure saves",
+            FORMATS,
+            default=FORMATS[0],
+            key=f"{key}_format",
+            help="The camera appears at the figure's upper right corner when the pointer is on it.",
+        )
+
+
+def table_file(key: str, rows: Sequence[Mapping[str, Any]]) -> None:
+    """A button that saves rows as CSV."""
+    st.download_button(
+        "Data (CSV)",
+        lambda: to_csv([dict(row) for row in rows], list(rows[0])),
+        f"{key}.csv",
+        "text/csv",
+        key=f"{key}_csv",
+        on_click="ignore",
+        disabled=not rows,
+    )
+
+
+def formula(title: str, tex: str, words: str = "") -> None:
+    """A formula of the paper, folded away under its title."""
+    with st.expander(title):
+        st.latex(tex)
+        if words:
+            st.caption(words)
+
+
+def source(title: str, code: str) -> None:
+    """A function's own source, folded away."""
+    with st.expander(title):
+        st.code(code, language="python", wrap_lines=True)
