@@ -6,6 +6,7 @@ Paper, section 4 "Anchors"; the rules, ties included, are torchvision's `Matcher
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -14,6 +15,9 @@ from torchvision.ops import box_area, box_iou
 from retinanet.config import MatcherConfig
 from retinanet.images import resize_boxes
 from retinanet.types import LEVELS, Outputs
+
+if TYPE_CHECKING:
+    from retinanet.layout import AnchorLayout
 
 BACKGROUND = -1
 IGNORED = -2
@@ -92,18 +96,68 @@ def match_anchors(anchors: Tensor, gt_boxes: Tensor, config: MatcherConfig) -> M
         nothing = torch.full((len(anchors),), BACKGROUND, device=anchors.device)
         zeros = torch.zeros(len(anchors), device=anchors.device)
         return Matches(nothing, zeros, nothing.clone(), zeros.bool())
-    iou = box_iou(gt_boxes, anchors)  # [G, R]
-    max_iou, best_gt = iou.max(dim=0)
-    matched_idxs = best_gt.clone()
-    matched_idxs[max_iou < config.bg_iou_thresh] = BACKGROUND
-    between = (max_iou >= config.bg_iou_thresh) & (max_iou < config.fg_iou_thresh)
-    matched_idxs[between] = IGNORED
-    is_low_quality = torch.zeros_like(between)
+    best = best_matches(anchors, gt_boxes)
+    matched_idxs = by_bounds(best, config)
+    is_low_quality = torch.zeros_like(matched_idxs, dtype=torch.bool)
     if config.allow_low_quality_matches:
-        ties = (iou == iou.max(dim=1, keepdim=True).values).any(dim=0)
+        ties = best.forced_by >= 0
         is_low_quality = ties & (matched_idxs < 0)
-        matched_idxs[ties] = best_gt[ties]
-    return Matches(matched_idxs, max_iou, best_gt, is_low_quality)
+        matched_idxs[ties] = best.best_gt[ties]
+    return Matches(matched_idxs, best.max_iou, best.best_gt, is_low_quality)
+
+
+@dataclass(frozen=True, eq=False)
+class BestMatches:
+    """What every matching rule starts from. R anchors, at least one ground truth.
+
+    Args:
+        max_iou: [R] float32: IoU with the anchor's best ground truth.
+        best_gt: [R] int64: index of that one, the first of equals.
+        forced_by: [R] int64: the last ground truth whose own highest IoU this anchor has (alone
+            or tied); -1 when there is none.
+        gt_iou: [G] float32: the highest IoU of each ground truth.
+    """
+
+    max_iou: Tensor
+    best_gt: Tensor
+    forced_by: Tensor
+    gt_iou: Tensor
+
+
+_GT_AT_A_TIME = 16
+"""300 objects on 200,000 anchors at once would take 2 GB for a moment."""
+
+
+def best_matches(anchors: Tensor, gt_boxes: Tensor) -> BestMatches:
+    """The best partner of each anchor and of each ground truth, by IoU.
+
+    Args:
+        anchors: [R, 4] xyxy.
+        gt_boxes: [G, 4] xyxy, in the same pixels; G is 1 or more.
+    """
+    max_iou = anchors.new_full((len(anchors),), -1.0)
+    best_gt = torch.zeros(len(anchors), dtype=torch.int64, device=anchors.device)
+    forced_by = torch.full_like(best_gt, -1)
+    highest = []
+    for start in range(0, len(gt_boxes), _GT_AT_A_TIME):
+        iou = box_iou(gt_boxes[start : start + _GT_AT_A_TIME], anchors)  # [part of G, R]
+        values, rows = iou.max(dim=0)
+        better = values > max_iou
+        max_iou[better] = values[better]
+        best_gt[better] = rows[better] + start
+        highest.append(iou.max(dim=1).values)
+        gt, anchor = torch.where(iou == highest[-1][:, None])
+        forced_by.scatter_reduce_(0, anchor, gt + start, "amax")
+    return BestMatches(max_iou, best_gt, forced_by, torch.cat(highest))
+
+
+def by_bounds(best: BestMatches, config: MatcherConfig) -> Tensor:
+    """[R] int64: best ground truth, ignored or background, by the two bounds alone."""
+    matched_idxs = best.best_gt.clone()
+    matched_idxs[best.max_iou < config.bg_iou_thresh] = BACKGROUND
+    between = (best.max_iou >= config.bg_iou_thresh) & (best.max_iou < config.fg_iou_thresh)
+    matched_idxs[between] = IGNORED
+    return matched_idxs
 
 
 def ignore_background_in(matched_idxs: Tensor, anchors: Tensor, areas: Tensor) -> Tensor:
@@ -146,12 +200,41 @@ def assign(
         ValueError: shapes do not fit, a box is not finite or has no area, a label is no whole
             number or out of range.
     """
-    boxes = _as_boxes(torch.as_tensor(gt_boxes, dtype=torch.float32, device=outputs.device))
-    labels = _as_labels(torch.as_tensor(gt_labels, device=outputs.device))
+    boxes, labels = ground_truth(gt_boxes, gt_labels, outputs.device)
     check_ground_truth(boxes, labels, outputs.num_classes)
-    resized = resize_boxes(boxes, outputs.original_size, outputs.image_size)
+    return _assign(outputs, boxes, labels, config)
+
+
+def assign_anchors(
+    layout: AnchorLayout | Outputs,
+    gt_boxes: Tensor,
+    gt_labels: Tensor | None = None,
+    config: MatcherConfig | None = None,
+) -> AssignmentTrace:
+    """Match a picture's anchors to its ground truth where no network has run.
+
+    Args:
+        layout: where the anchors lie; `Outputs` serve as well, their predictions are not used.
+        gt_boxes: [G, 4] xyxy in ORIGINAL pixels; G may be 0.
+        gt_labels: [G] label indices, 0 or more, of any number type; None for all 0.
+        config: the bounds; torchvision's by default.
+
+    Raises:
+        ValueError: shapes do not fit, a box is not finite or has no area, a label is no whole
+            number or below 0.
+    """
+    boxes, labels = ground_truth(gt_boxes, gt_labels, layout.anchors[0].device)
+    check_ground_truth(boxes, labels)
+    return _assign(layout, boxes, labels, config)
+
+
+def _assign(
+    layout: AnchorLayout | Outputs, boxes: Tensor, labels: Tensor, config: MatcherConfig | None
+) -> AssignmentTrace:
+    """Match checked ground truth, its boxes in original pixels."""
+    resized = resize_boxes(boxes, layout.original_size, layout.image_size)
     config = config or MatcherConfig()
-    matches = match_anchors(torch.cat(outputs.anchors), resized, config)
+    matches = match_anchors(torch.cat(layout.anchors), resized, config)
     return AssignmentTrace(
         matches.matched_idxs,
         matches.max_iou,
@@ -159,9 +242,28 @@ def assign(
         matches.is_low_quality,
         gt_boxes=resized,
         gt_labels=labels,
-        anchors_per_level=outputs.anchors_per_level,
+        anchors_per_level=layout.anchors_per_level,
         config=config,
     )
+
+
+def ground_truth(
+    gt_boxes: Tensor, gt_labels: Tensor | None, device: torch.device | str
+) -> tuple[Tensor, Tensor]:
+    """Boxes [G, 4] float32 and labels [G] int64 from tensors or lists, on a device.
+
+    Args:
+        gt_boxes: G boxes.
+        gt_labels: G labels; None for all 0.
+        device: where they are wanted.
+
+    Raises:
+        ValueError: they are not of these shapes, or a label is no whole number.
+    """
+    boxes = _as_boxes(torch.as_tensor(gt_boxes, dtype=torch.float32, device=device))
+    if gt_labels is None:
+        return boxes, torch.zeros(len(boxes), dtype=torch.int64, device=device)
+    return boxes, _as_labels(torch.as_tensor(gt_labels, device=device))
 
 
 def _as_boxes(boxes: Tensor) -> Tensor:
@@ -185,8 +287,13 @@ def _as_labels(labels: Tensor) -> Tensor:
     return whole
 
 
-def check_ground_truth(boxes: Tensor, labels: Tensor, num_classes: int) -> None:
+def check_ground_truth(boxes: Tensor, labels: Tensor, num_classes: int | None = None) -> None:
     """Refuse ground truth that cannot be matched.
+
+    Args:
+        boxes: [G, 4] xyxy.
+        labels: [G].
+        num_classes: labels must be below it; None where no model sets a bound.
 
     Raises:
         ValueError: different lengths, a box that is not finite or has no area, a label out of
@@ -198,7 +305,12 @@ def check_ground_truth(boxes: Tensor, labels: Tensor, num_classes: int) -> None:
         raise ValueError("A ground-truth box has a coordinate that is not a finite number.")
     if not (boxes[:, :2] < boxes[:, 2:]).all():
         raise ValueError("A ground-truth box has no area: it needs x1 < x2 and y1 < y2.")
-    if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < num_classes:
+    if num_classes is None:
+        if len(labels) and int(labels.min()) < 0:
+            raise ValueError(
+                f"Ground-truth labels must be 0 or more; the least here is {int(labels.min())}."
+            )
+    elif len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < num_classes:
         raise ValueError(
             f"Ground-truth labels must be from 0 to {num_classes - 1}, the model's classes; "
             f"these run from {int(labels.min())} to {int(labels.max())}."

@@ -349,6 +349,11 @@ def _random_model(config: ModelConfig) -> RetinaNet:
         return RetinaNet(config)
 
 
+def is_at_hand(name: str) -> bool:
+    """Whether a named set of weights loads without a download."""
+    return name not in OFFICIAL or _official_path(name).is_file()
+
+
 def _official_path(name: str) -> Path:
     file_name = Path(urlparse(OFFICIAL[name].url).path).name
     return Path(torch.hub.get_dir()) / "checkpoints" / file_name

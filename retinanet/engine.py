@@ -10,14 +10,15 @@ from __future__ import annotations
 import copy
 import threading
 from collections import OrderedDict
-from collections.abc import Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import torch
 
+from retinanet.architecture import Profile, profile
 from retinanet.checkpoints import NAMED, load_model
 from retinanet.config import PostprocessConfig
 from retinanet.detection import DetectionTrace, detect
@@ -38,12 +39,17 @@ __all__ = [
     "supports_bf16",
 ]
 
+T = TypeVar("T")
+
 Precision = Literal["fp32", "bf16"]
 PRECISIONS: tuple[str, ...] = ("fp32", "bf16")
 
 DEFAULT_CACHE_BYTES = 1_500_000_000
 """1.5 GB. One picture at 800x1333 with 91 classes holds about 200 MB (features, logits, anchors),
 so this keeps about seven, or about thirty at half the side."""
+
+MAX_PROFILES = 32
+"""How many profiles are kept; each is a few kilobytes."""
 
 _OUT_OF_MEMORY = (
     "can't allocate memory",  # CPU, Linux
@@ -119,6 +125,7 @@ class Engine:
         self._lock = threading.Lock()  # held while the fields below are read or changed
         self._networks: OrderedDict[Hashable, RetinaNet] = OrderedDict()
         self._cache: OrderedDict[Hashable, Outputs] = OrderedDict()
+        self._profiles: OrderedDict[Hashable, Profile] = OrderedDict()
         self._hits = self._misses = 0
         self._flights = SingleFlight()
 
@@ -192,6 +199,35 @@ class Engine:
             self._trim()
         return trace
 
+    def profile(
+        self, image: Image, spec: ModelSpec, cancel: threading.Event | None = None
+    ) -> Profile:
+        """What each block of the network costs on a picture of this size: measured once, then kept.
+
+        Pixels do not matter, only the size that the picture is resized to. Arguments and errors as
+        `outputs`.
+        """
+        model = self.model(spec)
+        width, height = image.size
+        size = resized_size((height, width), model.config.min_size, model.config.max_size)
+        key = (self._network_key(spec), size)
+
+        def measure() -> Profile:
+            with self._turn(cancel):
+                found = self._on_device(image, model, spec.precision, profile)
+            with self._lock:
+                self._profiles[key] = found
+                while len(self._profiles) > MAX_PROFILES:
+                    self._profiles.popitem(last=False)
+            return found
+
+        return self._flights.run(
+            ("profile", key),
+            find=lambda: self._held(self._profiles, key),
+            make=measure,
+            cancel=cancel,
+        )
+
     def info(self) -> dict[str, Any]:
         """What is going on, as plain data.
 
@@ -221,6 +257,7 @@ class Engine:
         """Forget all outputs and models; whoever holds one keeps it."""
         with self._lock:
             self._networks.clear()
+            self._profiles.clear()
         self._empty_cache()
 
     def _checked_precision(self, precision: str) -> Precision:
@@ -280,20 +317,28 @@ class Engine:
         with self._turn(cancel):
             with self._lock:
                 self._misses += 1
-            outputs = self._forward(image, model, precision or self.precision)
+            outputs = self._on_device(image, model, precision, RetinaNet.__call__)
         with self._lock:
             self._cache[key] = outputs
             self._trim()
         return outputs
 
-    def _forward(self, image: Image, model: RetinaNet, precision: Precision) -> Outputs:
+    def _on_device(
+        self,
+        image: Image,
+        model: RetinaNet,
+        precision: Precision | None,
+        work: Callable[[RetinaNet, Image], T],
+    ) -> T:
+        """What `work` makes of the model and the picture, exact or in bfloat16."""
         width, height = image.size
         config = model.config
         h, w = resized_size((height, width), config.min_size, config.max_size)
         subject = f"The picture ({width}x{height}, resized to {w}x{h})"
-        bf16 = torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=precision == "bf16")
+        enabled = (precision or self.precision) == "bf16"
+        bf16 = torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=enabled)
         with self._answering_for_memory(subject), _exact_convolutions(self.device), bf16:
-            return model(image)
+            return work(model, image)
 
     @contextmanager
     def _turn(self, cancel: threading.Event | None) -> Iterator[None]:

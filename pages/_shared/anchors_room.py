@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -14,8 +13,9 @@ import streamlit as st
 from pages._shared import lens, reading, state, truth_panel, view
 from pages._shared.canvas.lens_kit import FATE_NUMBERS
 from pages._shared.inside import Columns, Scene
+from pages._shared.laid_out import laid_out, layout_for_browser
 from retinanet.anchor_cell import anchor_cell
-from retinanet.anchors import DEFAULT_SHAPE, AnchorShape, cell_anchors, level_strides
+from retinanet.anchors import DEFAULT_SHAPE, AnchorShape
 from retinanet.assignment import AssignmentTrace, assign_anchors
 from retinanet.config import MatcherConfig
 from retinanet.coverage import ObjectCoverage, Remedies, object_coverage, remedies
@@ -32,7 +32,7 @@ from retinanet.figures.anchors import (
     iou_histogram_rows,
 )
 from retinanet.figures.dialects import dialect_rows
-from retinanet.layout import AnchorLayout, layout_of
+from retinanet.layout import AnchorLayout
 from retinanet.types import LEVELS
 
 SHAPE_WARNING = (
@@ -76,7 +76,7 @@ class AnchorsPart:
         layout, match = matched(scene)
         coverages = object_coverage(match, layout)
         header: dict[str, Any] = {
-            "layout": _layout_for_browser(layout),
+            "layout": layout_for_browser(layout),
             "counts": _counts(match),
             "objects": [
                 {
@@ -99,43 +99,15 @@ def _boxes(scene: Scene) -> list[list[float]]:
 
 def layout_for(scene: Scene) -> AnchorLayout:
     """The anchors of the open picture with the shape that is set."""
-    return _laid_out(
+    return laid_out(
         scene.outputs.original_size, scene.config.min_size, scene.config.max_size, scene.lens.shape
     )
-
-
-@st.cache_resource(max_entries=16, show_spinner=False)
-def _laid_out(
-    original_size: tuple[int, int], min_size: int, max_size: int, shape: AnchorShape
-) -> AnchorLayout:
-    return layout_of(original_size, min_size, max_size, shape)
 
 
 def matched(scene: Scene) -> tuple[AnchorLayout, AssignmentTrace]:
     """The anchors of the open picture and what they would train on."""
     layout = layout_for(scene)
     return layout, assign_anchors(layout, _boxes(scene), config=view.current().matcher)
-
-
-def _layout_for_browser(layout: AnchorLayout) -> dict[str, Any]:
-    strides = level_strides(layout.padded_size, layout.grid_sizes)
-    levels = [
-        {
-            "rows": rows,
-            "columns": columns,
-            "stride": stride,
-            "cells": cell_anchors(sizes, layout.shape.aspect_ratios).tolist(),
-        }
-        for (rows, columns), stride, sizes in zip(
-            layout.grid_sizes, strides, layout.shape.sizes(), strict=True
-        )
-    ]
-    plain = {
-        "levels": levels,
-        "image_size": layout.image_size,
-        "original_size": layout.original_size,
-    }
-    return {**plain, "key": hashlib.sha256(repr(plain).encode()).hexdigest()[:16]}
 
 
 def _states(match: AssignmentTrace) -> np.ndarray:
@@ -171,7 +143,7 @@ def _story(
     if 0 <= scene.lens.object < len(coverages):
         return _object_story(scene, layout, coverages[scene.lens.object])
     lost = [one for one in coverages if one.status != "natural"]
-    sentences = [imbalance_sentence(match.counts), bounds_sentence(match.config), COST_WORDS]
+    sentences = [bounds_sentence(match.config), COST_WORDS]
     if lost:
         names = ", ".join(scene.truth.objects[one.gt].category for one in lost[:6])
         sentences.insert(0, f"Without an anchor of its own: {names}. Select it to be told why.")
@@ -243,7 +215,7 @@ def _searched(
     config: MatcherConfig,
     sizes: tuple[int, int],
 ) -> Remedies:
-    layout = _laid_out(original_size, *sizes, shape)
+    layout = laid_out(original_size, *sizes, shape)
     return remedies(
         layout, [list(b) for b in boxes], index, config, min_size=sizes[0], max_size=sizes[1]
     )

@@ -74,13 +74,21 @@ _table = st.components.v2.component(
     html="<span hidden></span>",
     js="const READY = readyTable;\n" + script("columns", "nms", "tables"),
 )
+_sums = st.components.v2.component(
+    "retinanet_sums",
+    html="<span hidden></span>",
+    js="const READY = (sent) => sent;\n" + script("columns", "tables"),
+)
 _workbench, _canvas = _bench("canvas", ("canvas.css",), "canvas.html", kit(), *WORKBENCH)
 _LENS = (*STAGE, "truth", "maps")
 _benches = {
     name: _bench(
         name, ("canvas.css", "lens.css"), "lens.html", facts(), *_LENS, *own, "lens", "bench"
     )
-    for name, facts, own in (("anchors", lens_kit.anchors, ("match", "anchors")),)
+    for name, facts, own in (
+        ("anchors", lens_kit.anchors, ("match", "anchors")),
+        ("loss", lens_kit.loss, ("match", "focal", "loss")),
+    )
 }
 _follow = st.components.v2.component(
     "retinanet_follow", html="<span hidden></span>", js=script("follow")
@@ -107,6 +115,15 @@ def send_table(packed: bytes) -> None:
         packed: from `retinanet.figures.candidate_table.candidate_table`.
     """
     _table(key="candidates", data=packed, height=1)
+
+
+def send_sums(packed: bytes) -> None:
+    """Hand the browser each anchor's sums; call it outside the fragment that reruns.
+
+    Args:
+        packed: the columns of `retinanet.focal.packed_nodes`.
+    """
+    _sums(key="sums", data=packed, height=1)
 
 
 def send_workbench() -> None:

@@ -12,7 +12,8 @@ from pages._shared import lens
 from pages._shared.canvas.kit import TRAINING_HELP
 from retinanet.anchors import AnchorShape
 from retinanet.assignment import match_anchors
-from retinanet.figures.palette import ASSIGNMENT_COLORS, GROUND_TRUTH, LEVEL_COLORS
+from retinanet.figures.palette import ASSIGNMENT_COLORS, GROUND_TRUTH, LEVEL_COLORS, OKABE_ITO
+from retinanet.focal import GAMMA_NODES, LOG_HIGH, LOG_LOW, focal_curve
 from retinanet.matcher_presets import MATCHER_PRESETS
 from retinanet.types import LEVELS
 
@@ -85,5 +86,66 @@ def anchors() -> str:
             "paper_words": PAPER_WORDS,
             "low_quality_help": LOW_QUALITY_HELP,
             "sources": {"anchors": inspect.getsource(match_anchors)},
+        }
+    )
+
+
+LOSS_PRESETS: tuple[tuple[str, str, float, float, str], ...] = (
+    ("paper", "Paper: focal loss", 0.25, 2.0, "What the paper trains with: AP 34.0 in its table."),
+    (
+        "cross_entropy",
+        "Cross entropy",
+        0.5,
+        0.0,
+        "Gamma 0 and both sides alike, up to a factor of one half: what fails (table 1a).",
+    ),
+    (
+        "balanced",
+        "Alpha-balanced cross entropy",
+        0.75,
+        0.0,
+        "The best alpha without a gamma: AP 31.1 in table 1a.",
+    ),
+    (
+        "strong",
+        "Gamma 5",
+        0.25,
+        5.0,
+        "Nearly all easy pairs fall silent: AP 32.2 in table 1b.",
+    ),
+)
+"""(name, title, alpha, gamma, purpose)."""
+
+KIND_WORDS = {"all": "all anchors", "foreground": "foreground", "background": "background"}
+LOSS_SCALE_WORDS = {"unit": "1e-8 to 1", "level": "each level", "all": "all levels"}
+PLOT_WORDS = (
+    "Loss over p_t, equations 1, 3 and 5: dotted cross entropy, dashed alpha-balanced, solid focal "
+    "loss of a foreground pair. Below: where this picture's foreground (strokes) and negative "
+    "pairs (bars, log of their number) stand."
+)
+
+
+def loss() -> str:
+    """Of the Focal loss page."""
+    return _kit(
+        {
+            "presets": [
+                {
+                    "name": name,
+                    "title": title,
+                    "purpose": purpose,
+                    "training": {"alpha": alpha, "gamma": gamma},
+                }
+                for name, title, alpha, gamma, purpose in LOSS_PRESETS
+            ],
+            "kinds": [[name, KIND_WORDS[name]] for name in lens.KINDS],
+            "loss_scales": [[name, LOSS_SCALE_WORDS[name]] for name in lens.SCALES],
+            "plot_words": PLOT_WORDS,
+            "curve_colors": {"balanced": OKABE_ITO[0], "focal": OKABE_ITO[5]},
+            "predicted": OKABE_ITO[6],
+            "gamma_nodes": GAMMA_NODES,
+            "log_low": LOG_LOW,
+            "log_high": LOG_HIGH,
+            "sources": {"loss": inspect.getsource(focal_curve)},
         }
     )
