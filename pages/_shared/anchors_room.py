@@ -54,7 +54,7 @@ class AnchorsPart:
 
     name = "anchors"
     names = (
-        *("level", "point", "object", "show", "scale", "dialect"),
+        *("level", "point", "object", "show", "range", "dialect"),
         *("base_size", "scales", "aspect_ratios"),
     )
 

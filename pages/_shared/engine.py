@@ -148,6 +148,16 @@ def ask_outputs(spec: ModelSpec, image: Image) -> Progress:
     )
 
 
+def ask_profile(spec: ModelSpec, image: Image) -> Progress:
+    """Begin measuring the model's blocks on a picture of this size, and say where it stands."""
+    engine = get_engine()
+    return get_jobs().ask(
+        ("profile", spec, image.size),
+        lambda: engine.profile(image, spec),
+        f"Measuring the blocks of the {spec_name(spec)} model",
+    )
+
+
 def _run(engine: Engine, spec: ModelSpec, image: Image) -> None:
     # Kept by the engine's cache, not here. What the first answer derives from the outputs is made
     # now, while the page still says that work is under way.

@@ -15,7 +15,7 @@ from streamlit.runtime.scriptrunner import get_script_run_ctx
 from pages._shared import state, truth, view
 from pages._shared.parsing import corners, number, one_of, whole
 from retinanet.anchors import AnchorShape
-from retinanet.config import ConfigError, LossConfig, MatcherConfig
+from retinanet.config import FROZEN_STAGES_RANGE, ConfigError, LossConfig, MatcherConfig
 
 MAPS: tuple[str, ...] = ("strength", "score", "pca", "channel")
 SCALES: tuple[str, ...] = ("unit", "level", "all")
@@ -37,9 +37,11 @@ class Lens:
         level: the pyramid level that is shown, or "all".
         point: the place asked about, xy in pixels of the picture; None for none.
         object: the selected object of the ground truth, -1 for none.
-        map, feature, scale, channel, rank, lateral: the Feature pyramid page: what is mapped, of
-            which feature map, with which range of colours, which channel (-1: the first of the
-            ranking), how channels are ranked, whether the lateral path alone is set beside it.
+        map, feature, scale, channel, rank, lateral, frozen: the Feature pyramid page: what is
+            mapped, of which feature map, with which range of colours, which channel (-1: the first
+            of the ranking), how channels are ranked, whether the lateral path alone is set beside
+            it, and the frozen stages of the drawn architecture.
+        range: the range of colours of the Anchors and the Focal loss page.
         show, dialect, base_size, scales, aspect_ratios: the Anchors page: what is drawn, whose
             rules are compared, and the anchors' shape.
         kind: the Focal loss page: whose loss is mapped.
@@ -58,6 +60,8 @@ class Lens:
     channel: int = -1
     rank: str = "active"
     lateral: bool = False
+    frozen: int = 1
+    range: str = "all"
     show: str = "fates"
     dialect: str = "paper"
     base_size: float = 32.0
@@ -107,6 +111,8 @@ _PARSERS: dict[str, Callable[[str], Any]] = {
     "channel": whole(0, 4096),
     "rank": one_of(RANKS),
     "lateral": _switch,
+    "frozen": whole(*FROZEN_STAGES_RANGE),
+    "range": one_of(SCALES),
     "show": one_of(SHOWN),
     "dialect": one_of(DIALECTS),
     "base_size": number(4, 256),

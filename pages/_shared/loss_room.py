@@ -56,7 +56,7 @@ class LossPart:
     """The Focal loss page's part of the frame."""
 
     name = "loss"
-    names = ("level", "point", "object", "scale", "kind")
+    names = ("level", "point", "object", "range", "kind")
 
     def __init__(self) -> None:
         told: Mapping[str, Callable[[Scene, Trained], None]] = loss_tabs.TABS

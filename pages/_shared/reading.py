@@ -76,13 +76,21 @@ def table_file(key: str, rows: Sequence[Mapping[str, Any]]) -> None:
     """A button that saves rows as CSV."""
     st.download_button(
         "Data (CSV)",
-        lambda: to_csv([dict(row) for row in rows], list(rows[0])),
+        lambda: to_csv([_flat(row) for row in rows], list(rows[0])),
         f"{key}.csv",
         "text/csv",
         key=f"{key}_csv",
         on_click="ignore",
         disabled=not rows,
     )
+
+
+def _flat(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A list in a cell becomes its values with spaces between them."""
+    return {
+        name: " ".join(map(str, value)) if isinstance(value, list | tuple) else value
+        for name, value in row.items()
+    }
 
 
 def formula(title: str, tex: str, words: str = "") -> None:

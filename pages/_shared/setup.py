@@ -23,6 +23,7 @@ class PageInfo:
 
 PAGES: tuple[PageInfo, ...] = (
     PageInfo("pages/detect.py", "Detect", ":material/center_focus_strong:", default=True),
+    PageInfo("pages/feature_pyramid.py", "Feature pyramid", ":material/layers:"),
     PageInfo("pages/anchors.py", "Anchors", ":material/grid_on:"),
     PageInfo("pages/focal_loss.py", "Focal loss", ":material/target:"),
     PageInfo("pages/model.py", "About the model", ":material/description:"),

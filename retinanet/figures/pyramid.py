@@ -6,10 +6,11 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import plotly.graph_objects as go
 
 from retinanet.anchors import ANCHOR_SIZES, NUM_ANCHORS
-from retinanet.cells import MAPS, inside
+from retinanet.cells import MAPS, cell_box, inside
 from retinanet.figures.palette import LEVEL_COLORS, OKABE_ITO
 from retinanet.pyramid import anchor_sizes
 from retinanet.receptive import receptive_fields
@@ -132,6 +133,56 @@ def levels_sentence(rows: Sequence[Mapping[str, Any]]) -> str:
         f"for anchors of {_listed(finest['anchor_sizes'])} px, one of {coarsest['map']} "
         f"{coarsest['receptive_top_down']:,} px for {_listed(coarsest['anchor_sizes'])} px."
     )
+
+
+def stage_sentence(row: Mapping[str, Any]) -> str:
+    """What one map is: its shape, its stride, what a cell sees and which anchors it carries.
+
+    Args:
+        row: one of `level_rows`.
+    """
+    sentence = (
+        f"{row['channels']:,} channels of {row['rows']:,} × {row['columns']:,} cells, one every "
+        f"{row['stride']} px; a cell sees {row['receptive_top_down']:,} px."
+    )
+    if not row["anchors"]:
+        return f"{sentence} It feeds the pyramid and carries no anchors."
+    return (
+        f"{sentence} Its {row['anchors']:,} anchors of {_listed(row['anchor_sizes'])} px look for "
+        f"objects of {_listed([f'{size:.0f}' for size in row['anchor_sizes_original']])} px in the "
+        "photo."
+    )
+
+
+def point_numbers(values: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
+    """(map and cell, what it says), a pair of texts for each map.
+
+    Args:
+        values: `retinanet.pyramid.values_at`.
+    """
+    rows = []
+    for value in values:
+        said = f"strength {value['strength']:.3g}, above {value['percentile']:.0f}% of the map"
+        if value["score"] is not None:
+            said += f"; {value['category']} {value['score']:.3f}"
+        rows.append((f"{value['map']}, row {value['row']}, column {value['column']}", said))
+    return rows
+
+
+def map_rows(outputs: Outputs, name: str, values: Any) -> list[dict[str, Any]]:
+    """A map cell by cell: {"row", "column", "x", "y" (its centre, original px), "value"}.
+
+    Args:
+        outputs: of the picture.
+        name: of the map, "C3".."P7".
+        values: [H, W].
+    """
+    rows = []
+    for (row, column), value in np.ndenumerate(values):
+        x1, y1, x2, y2 = cell_box(outputs, name, row, column)
+        centre = {"x": round((x1 + x2) / 2, 2), "y": round((y1 + y2) / 2, 2)}
+        rows.append({"row": row, "column": column, **centre, "value": float(value)})
+    return rows
 
 
 def point_rows(values: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

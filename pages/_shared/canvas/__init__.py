@@ -88,6 +88,7 @@ _benches = {
     for name, facts, own in (
         ("anchors", lens_kit.anchors, ("match", "anchors")),
         ("loss", lens_kit.loss, ("match", "focal", "loss")),
+        ("pyramid", lens_kit.pyramid, ("pyramid",)),
     )
 }
 _follow = st.components.v2.component(

@@ -23,7 +23,7 @@ function buildAnchors(bench) {
   buildTraining(bench, knobRoom, ["bg_iou_thresh", "fg_iou_thresh"]);
   knobRoom.append(lowQualityRow(bench), shapeForm(bench));
   bench.showSwitch = labelledSwitch("show", KIT.shown, (show) => commit(bench, { show }));
-  bench.scaleSwitch = labelledSwitch("colour range", KIT.scales, (scale) => commit(bench, { scale }));
+  bench.scaleSwitch = labelledSwitch("colour range", KIT.scales, (range) => commit(bench, { range }));
   const views = element("div", { className: "rn-choices" }, bench.showSwitch.row, bench.scaleSwitch.row);
   bench.table = element("table");
   below.append(views, element("div", { className: "rn-funnel" }, bench.table));
@@ -141,7 +141,7 @@ function paintStates(context, bench, level, count) {
 }
 
 function iouRange(bench) {
-  const { scale } = bench.state;
+  const { range: scale } = bench.state;
   if (scale === "unit") return () => [0, 1];
   const largest = bench.layout.levels.map(({ begin, count }) => {
     let top = 0;
@@ -158,8 +158,8 @@ function paintIou(context, bench, levels) {
     const { rows, columns } = layout.levels[level];
     const held = gridImage(bench, `iou ${KIT.levels[level]}`, rows, columns);
     const values = largestOfCells(layout, level, best.iou, new Float32Array(rows * columns));
-    fillRamp(held.pixels, values, ...range(level));
-    drawGrid(context, bench, held, anchorExtent(layout, level), levels.length > 1 ? 0.75 : 0.72, levels.length > 1 ? "lighten" : "source-over");
+    fillRamp(held.pixels, values, ...range(level), FADED);
+    drawGrid(context, bench, held, anchorExtent(layout, level), 0.85, "lighten");
   }
 }
 
@@ -242,7 +242,7 @@ function showAnchors(bench) {
   );
   bench.lowQuality.checked = bench.state.training.allow_low_quality_matches;
   bench.showSwitch.show(bench.state.show);
-  bench.scaleSwitch.show(bench.state.scale);
+  bench.scaleSwitch.show(bench.state.range);
   bench.scaleSwitch.row.hidden = bench.state.show !== "iou";
   const fits = ({ training }) => Object.entries(training).every(([name, value]) => bench.state.training[name] === value);
   const preset = KIT.presets.find(fits);
@@ -255,7 +255,7 @@ function legendAnchors(bench) {
   if (bench.state.show === "iou") {
     const range = iouRange(bench);
     const levels = shownLevels(bench);
-    if (bench.state.scale !== "level" || levels.length === 1) {
+    if (bench.state.range !== "level" || levels.length === 1) {
       const [low, high] = range(levels[0]);
       return [rampKey(low.toFixed(2), high.toFixed(2), "Best IoU of a cell's anchors with any object:")];
     }

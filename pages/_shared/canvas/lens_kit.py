@@ -12,6 +12,7 @@ from pages._shared import lens
 from pages._shared.canvas.kit import TRAINING_HELP
 from retinanet.anchors import AnchorShape
 from retinanet.assignment import match_anchors
+from retinanet.feature_maps import rms
 from retinanet.figures.palette import ASSIGNMENT_COLORS, GROUND_TRUTH, LEVEL_COLORS, OKABE_ITO
 from retinanet.focal import GAMMA_NODES, LOG_HIGH, LOG_LOW, focal_curve
 from retinanet.matcher_presets import MATCHER_PRESETS
@@ -147,5 +148,27 @@ def loss() -> str:
             "log_low": LOG_LOW,
             "log_high": LOG_HIGH,
             "sources": {"loss": inspect.getsource(focal_curve)},
+        }
+    )
+
+
+MAP_TITLES = {
+    "strength": "strength",
+    "score": "best score",
+    "pca": "PCA colours",
+    "channel": "one channel",
+}
+RANK_WORDS = {"active": "most active", "varied": "most varied"}
+MAP_SCALE_WORDS = {"unit": "unit", "level": "each map", "all": "all maps"}
+
+
+def pyramid() -> str:
+    """Of the Feature pyramid page."""
+    return _kit(
+        {
+            "maps": [[name, MAP_TITLES[name]] for name in lens.MAPS],
+            "ranks": [[name, RANK_WORDS[name]] for name in lens.RANKS],
+            "scales": [[name, MAP_SCALE_WORDS[name]] for name in lens.SCALES],
+            "sources": {"pyramid": inspect.getsource(rms)},
         }
     )

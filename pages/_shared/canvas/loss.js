@@ -19,7 +19,7 @@ function buildLoss(bench) {
   bench.plot = element("canvas", { className: "rn-plot", role: "img" });
   knobRoom.append(bench.plot, element("p", { className: "rn-small", textContent: KIT.plot_words }));
   bench.kindSwitch = labelledSwitch("show the loss of", KIT.kinds, (kind) => commit(bench, { kind }));
-  bench.scaleSwitch = labelledSwitch("colour range", KIT.loss_scales, (scale) => commit(bench, { scale }));
+  bench.scaleSwitch = labelledSwitch("colour range", KIT.loss_scales, (range) => commit(bench, { range }));
   bench.table_ = element("table");
   below.append(element("div", { className: "rn-choices" }, bench.kindSwitch.row, bench.scaleSwitch.row),
     element("div", { className: "rn-funnel" }, bench.table_));
@@ -90,7 +90,7 @@ function agreesLoss(bench) {
 // ---------------------------------------------------------------- drawing
 
 function lossRange(bench) {
-  const { scale } = bench.state;
+  const { range: scale } = bench.state;
   if (scale === "unit") return () => [-8, 0];
   const tops = bench.shown.cells.map((cells) => {
     let top = 0;
@@ -115,8 +115,8 @@ function paintLoss(context, bench) {
     const cells = bench.shown.cells[level];
     const logs = ((bench.logs ??= [])[level] = bench.logs[level]?.length === cells.length ? bench.logs[level] : new Float32Array(cells.length));
     for (let i = 0; i < logs.length; i++) logs[i] = Math.log10(cells[i]); // -Infinity takes the lowest colour
-    fillRamp(held.pixels, logs, low, high);
-    drawGrid(context, bench, held, anchorExtent(bench.layout, level), levels.length > 1 ? 0.85 : 0.72, levels.length > 1 ? "lighten" : "source-over");
+    fillRamp(held.pixels, logs, low, high, FADED);
+    drawGrid(context, bench, held, anchorExtent(bench.layout, level), 0.85, "lighten");
   }
   paintAnchor(context, bench);
 }
@@ -221,7 +221,7 @@ function showLoss(bench) {
     element("span", { textContent: `focal loss of this picture, ${isPreview}${shareText(total[0], whole)} of it from the ${number(bench.answer.columns.foreground.length)} foreground anchors. ${bench.answer.loss_words}` }),
   );
   bench.kindSwitch.show(bench.state.kind);
-  bench.scaleSwitch.show(bench.state.scale);
+  bench.scaleSwitch.show(bench.state.range);
   const preset = KIT.presets.find(({ training }) => Object.entries(training).every(([name, value]) => bench.state.training[name] === value));
   bench.presetChooser.value = preset?.name ?? "";
   setText(bench.presetWords, preset?.purpose ?? "");
@@ -234,7 +234,7 @@ function legendLoss(bench) {
   const levels = lossLevels(bench);
   const ends = (level) => range(level).map((log) => (10 ** log).toExponential(0));
   const what = "Loss of a cell's anchors, log scale:";
-  const shared = bench.state.scale !== "level" || levels.length === 1;
+  const shared = bench.state.range !== "level" || levels.length === 1;
   const keys = shared ? [rampKey(...ends(levels[0]), what)]
     : [element("span", { textContent: what }), ...levels.map((level) => rampKey(...ends(level), KIT.levels[level]))];
   if (bench.answer.anchor) keys.push(legendKey("the anchor asked about", "#FFFFFF", true), legendKey("the box it predicts", KIT.predicted));

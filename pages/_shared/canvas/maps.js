@@ -25,14 +25,16 @@ function pixelFromHex(color, alpha) {
 }
 
 const RAMP = Uint32Array.from(KIT.ramp, (color) => pixelFromHex(color, 1));
+// The same, clear at its low end: where there is little, the photo shows.
+const FADED = Uint32Array.from(KIT.ramp, (color, i) => pixelFromHex(color, Math.min(1, i / 160)));
 
 // Fills a grid from values, low to high over the ramp; what is not a number stays clear.
-function fillRamp(pixels, values, low, high) {
-  const factor = high > low ? (RAMP.length - 0.001) / (high - low) : 0;
-  const last = RAMP.length - 1;
+function fillRamp(pixels, values, low, high, ramp = RAMP) {
+  const factor = high > low ? (ramp.length - 0.001) / (high - low) : 0;
+  const last = ramp.length - 1;
   for (let i = 0; i < pixels.length; i++) {
     const at = (values[i] - low) * factor;
-    pixels[i] = at === at ? RAMP[at < 0 ? 0 : at > last ? last : at | 0] : 0;
+    pixels[i] = at === at ? ramp[at < 0 ? 0 : at > last ? last : at | 0] : 0;
   }
 }
 
