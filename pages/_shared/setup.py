@@ -5,10 +5,14 @@ from __future__ import annotations
 import gc
 import socket
 from dataclasses import dataclass
+from pathlib import Path
 
 import PIL.Image
 import PIL.ImageDraw
 import streamlit as st
+from streamlit.navigation.page import StreamlitPage
+from streamlit.runtime.pages_manager import PagesManager
+from streamlit.runtime.scriptrunner import get_script_run_ctx
 
 
 @dataclass(frozen=True)
@@ -54,8 +58,35 @@ def _icon() -> PIL.Image.Image:
     return icon
 
 
+def navigation() -> StreamlitPage:
+    """The app's pages in the bar at the top; returns the one that the address names."""
+    return st.navigation(
+        [
+            st.Page(page.path, title=page.title, icon=page.icon, default=page.default)
+            for page in PAGES
+        ],
+        position="top",
+    )
+
+
+def _enter_by_the_door() -> None:
+    """On a server that has just started, an address runs its page alone, without app.py.
+
+    Streamlit takes the folder `pages` for an app of its older kind until `st.navigation` has been
+    called once. So it is called, and the run begins anew, this time with app.py.
+    """
+    context = get_script_run_ctx()
+    if context is None or Path(context.main_script_path).name != "app.py":
+        return  # a page opened by itself, as a test does
+    if not PagesManager.uses_pages_directory:
+        return
+    navigation()
+    st.rerun()
+
+
 def prepare() -> None:
     """Page settings, style and the quick connection; harmless when called twice in a run."""
+    _enter_by_the_door()
     st.set_page_config(
         page_title="RetinaNet Explorer",
         page_icon=_icon(),
