@@ -86,13 +86,13 @@ def _enter_by_the_door() -> None:
 
 def prepare() -> None:
     """Page settings, style and the quick connection; harmless when called twice in a run."""
-    _enter_by_the_door()
     st.set_page_config(
         page_title="RetinaNet Explorer",
         page_icon=_icon(),
         layout="wide",
         menu_items={"About": "RetinaNet Explorer: from a photo to boxes, and why."},
     )
+    _enter_by_the_door()  # after the icon: the navigation's would be fetched from a font host
     st.html(_STYLE)
     send_small_packets_at_once()
 
