@@ -7,10 +7,9 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import streamlit as st
 
-from pages._shared import lens, reading, state, truth_panel, view
+from pages._shared import reading, state, truth_panel, view
 from pages._shared.canvas.lens_kit import FATE_NUMBERS
 from pages._shared.inside import Columns, Scene
 from pages._shared.laid_out import laid_out, layout_for_browser
@@ -18,8 +17,15 @@ from retinanet.anchor_cell import anchor_cell
 from retinanet.anchors import DEFAULT_SHAPE, AnchorShape
 from retinanet.assignment import AssignmentTrace, assign_anchors
 from retinanet.config import MatcherConfig
-from retinanet.coverage import ObjectCoverage, Remedies, object_coverage, remedies
-from retinanet.dialects import DIALECTS, dialect_differences, dialect_sentence, find_dialect
+from retinanet.coverage import ObjectCoverage, Remedies, object_coverage, remedies, scaled_max_size
+from retinanet.dialects import (
+    DIALECTS,
+    REASONS,
+    Difference,
+    dialect_differences,
+    dialect_sentence,
+    find_dialect,
+)
 from retinanet.figures.anchor_cell import cell_numbers, cell_sentence, iou_formula
 from retinanet.figures.anchors import (
     bounds_sentence,
@@ -32,8 +38,18 @@ from retinanet.figures.anchors import (
     iou_histogram_rows,
 )
 from retinanet.figures.dialects import dialect_rows
+from retinanet.figures.palette import OKABE_ITO
 from retinanet.layout import AnchorLayout
 from retinanet.types import LEVELS
+
+REASON_STYLES: tuple[tuple[str, tuple[int, ...]], ...] = (
+    (OKABE_ITO[0], ()),
+    (OKABE_ITO[1], (6, 4)),
+    (OKABE_ITO[5], (2, 3)),
+    (OKABE_ITO[6], (9, 3, 2, 3)),
+    (OKABE_ITO[3], (1, 4)),
+)
+"""Colour and dash of each of `REASONS`."""
 
 SHAPE_WARNING = (
     "Other anchors than the paper's: trained weights do not fit them, as every box was learned "
@@ -90,7 +106,15 @@ class AnchorsPart:
             "cell": None,
         }
         header |= _story(scene, layout, match, coverages)
-        return header, {"states": _states(match)}
+        columns: Columns = {"states": _states(match)}
+        if scene.lens.show == "dialect":
+            difference = difference_of(scene, layout, match)
+            header["dialect"] = _dialect_for_browser(difference)
+            columns["different"] = difference.indices.numpy()
+            columns["reasons"] = np.array(
+                [REASONS.index(reason) for reason in difference.reasons], np.uint8
+            )
+        return header, columns
 
 
 def _boxes(scene: Scene) -> list[list[float]]:
@@ -127,6 +151,24 @@ def _counts(match: AssignmentTrace) -> list[list[int]]:
         [counts["background"], counts["ignored"], counts["foreground"], int(low.sum())]
         for counts, low in zip(match.counts_per_level.values(), forced, strict=True)
     ]
+
+
+def difference_of(scene: Scene, layout: AnchorLayout, match: AssignmentTrace) -> Difference:
+    """What the chosen dialect trains otherwise than torchvision."""
+    return dialect_differences(
+        "torchvision", scene.lens.dialect, layout, _boxes(scene), match.config
+    )
+
+
+def _dialect_for_browser(difference: Difference) -> dict[str, Any]:
+    counts = difference.counts
+    return {
+        "title": find_dialect(difference.other).title,
+        "reasons": [
+            {"words": reason, "count": counts[reason], "color": color, "dash": dash}
+            for reason, (color, dash) in zip(REASONS, REASON_STYLES, strict=True)
+        ],
+    }
 
 
 # ------------------------------------------------------------------ the panel
@@ -180,7 +222,7 @@ def _shown(value: Any) -> str:
 
 
 def _actions(scene: Scene, own: ObjectCoverage, ways: Remedies) -> list[dict[str, Any]]:
-    """What turns the object green, as buttons; a larger input is in the sidebar."""
+    """What gives the object an anchor of its own, as buttons."""
     if own.status == "natural":
         return []
     actions = []
@@ -189,6 +231,8 @@ def _actions(scene: Scene, own: ObjectCoverage, ways: Remedies) -> list[dict[str
         low = min(matcher.bg_iou_thresh, ways.fg_iou_thresh)
         changes = {"training": {"fg_iou_thresh": ways.fg_iou_thresh, "bg_iou_thresh": low}}
         actions.append({"words": f"fg_iou_thresh {ways.fg_iou_thresh:g}", "changes": changes})
+    if ways.min_size is not None:
+        actions.append({"words": f"min_size {ways.min_size} px", "command": _sized(scene, ways)})
     shape = scene.lens.shape
     if ways.scale is not None:
         changes = {"scales": sorted([*shape.scales, ways.scale])}
@@ -197,6 +241,12 @@ def _actions(scene: Scene, own: ObjectCoverage, ways: Remedies) -> list[dict[str
         changes = {"aspect_ratios": sorted([*shape.aspect_ratios, ways.aspect_ratio])}
         actions.append({"words": f"One more ratio, {ways.aspect_ratio:g}", "changes": changes})
     return actions
+
+
+def _sized(scene: Scene, ways: Remedies) -> str:
+    config = scene.config
+    largest = scaled_max_size(config.min_size, config.max_size, ways.min_size)
+    return f"size {ways.min_size} {largest}"
 
 
 def remedies_of(scene: Scene, layout: AnchorLayout, index: int, config: MatcherConfig) -> Remedies:
@@ -257,8 +307,7 @@ def _objects_tab(scene: Scene) -> None:
         return
     left, right = st.columns([5, 3], gap="large", wrap=True)
     with left:
-        st.dataframe(pd.DataFrame(rows), hide_index=True)
-        reading.table_file("objects", rows)
+        reading.table("objects", rows)
         for own in coverages:
             if own.status != "natural":
                 ways = remedies_of(scene, layout, own.gt, match.config)
@@ -321,32 +370,16 @@ def _iou_tab(scene: Scene) -> None:
 
 def _dialects_tab(scene: Scene) -> None:
     layout, match = matched(scene)
-    names = [dialect.name for dialect in DIALECTS]
-    st.radio(
-        "Compare torchvision with",
-        [name for name in names if name != "torchvision"],
-        format_func=lambda name: find_dialect(name).title,
-        horizontal=True,
-        key="dialect_choice",
-        index=[name for name in names if name != "torchvision"].index(scene.lens.dialect),
-        on_change=_choose_dialect,
-    )
-    difference = dialect_differences(
-        "torchvision", scene.lens.dialect, layout, _boxes(scene), match.config
-    )
+    st.caption("Choose *dialects* below the picture to see which anchors differ.")
+    difference = difference_of(scene, layout, match)
     st.markdown(f"**{state.plain(dialect_sentence(difference))}**")
     rows = dialect_rows(layout, _boxes(scene), match.config)
-    st.dataframe(pd.DataFrame(rows), hide_index=True)
-    reading.table_file("dialects", rows)
+    reading.table("dialects", rows)
     columns = st.columns(len(DIALECTS), gap="medium", wrap=True)
     for column, dialect in zip(columns, DIALECTS, strict=True):
         with column:
             rules = "\n".join(f"- {rule}" for rule in dialect.rules)
             st.markdown(f"**{dialect.title}**\n\n{rules}")
-
-
-def _choose_dialect() -> None:
-    lens.change(dialect=st.session_state["dialect_choice"])
 
 
 def _python_tab(scene: Scene) -> None:

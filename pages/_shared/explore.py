@@ -14,6 +14,7 @@ from pages._shared.canvas import (
     send_table,
     send_workbench,
 )
+from pages._shared.canvas.kit import DOORS
 from pages._shared.gallery import Picture
 from pages._shared.stored import START, Result, first_example, result_from_trace
 from retinanet.config import PostprocessConfig
@@ -58,6 +59,8 @@ def _look_again(spec: ModelSpec, picture: Picture) -> None:
 
 @st.fragment
 def _workbench(spec: ModelSpec, picture: Picture, progress: engine.Progress) -> None:
+    if (page := st.session_state.pop("go_to", None)) is not None:
+        st.switch_page(page)
     now = view.current()
     trace, result = _answer(spec, picture, progress, now.knobs)
     scene = Scene(picture, spec, progress, result, trace)
@@ -67,6 +70,8 @@ def _workbench(spec: ModelSpec, picture: Picture, progress: engine.Progress) -> 
     def command(name: str) -> None:
         if name == "pin":
             view.change(pin=view.Pin(spec, view.current().knobs))
+        elif name in DOORS:
+            st.session_state["go_to"] = DOORS[name][1]
         else:
             view.change(pin=None)
 

@@ -125,6 +125,8 @@ def _look_again(spec: ModelSpec, picture: Picture) -> None:
 
 @st.fragment
 def _bench(part: Part, spec: ModelSpec, picture: Picture, progress: engine.Progress) -> None:
+    if st.session_state.pop("redraw", False):
+        st.rerun()
     scene = _scene(spec, picture, progress)
     stamp = _details_stamp(part, scene)
     st.session_state["details"] = stamp
@@ -134,6 +136,8 @@ def _bench(part: Part, spec: ModelSpec, picture: Picture, progress: engine.Progr
             truth.undo(picture.key)
         elif name == "adopt":
             _adopt(scene)
+        elif name.startswith("size "):
+            _set_size(name)
 
     draw_bench(
         part.name,
@@ -141,6 +145,14 @@ def _bench(part: Part, spec: ModelSpec, picture: Picture, progress: engine.Progr
         lambda message: lens.take_message(message, picture.image.id, picture.key),
         command,
     )
+
+
+def _set_size(command: str) -> None:
+    """The sidebar's input size; the whole page follows."""
+    for name, text in zip(("min_size", "max_size"), command.split()[1:], strict=False):
+        if text.isdecimal() and state.SIZE_RANGE[0] <= int(text) <= state.SIZE_RANGE[1]:
+            st.session_state[name] = int(text)
+    st.session_state["redraw"] = True
 
 
 def _adopt(scene: Scene) -> None:
@@ -210,7 +222,7 @@ def _details_stamp(part: Part, scene: Scene) -> str:
 @st.fragment
 def _details(part: Part, spec: ModelSpec, picture: Picture, progress: engine.Progress) -> None:
     """The tabs and the link. A fragment of its own: they come after the picture is drawn."""
-    if st.session_state.pop("redraw", False):
+    if st.session_state.pop("redraw", False):  # asked for by a tab
         st.rerun()
     lens.write_link(part.names, picture.key)
     follow_canvas(st.session_state["details"])

@@ -20,10 +20,11 @@ from retinanet.config import FROZEN_STAGES_RANGE, ConfigError, LossConfig, Match
 MAPS: tuple[str, ...] = ("strength", "score", "pca", "channel")
 SCALES: tuple[str, ...] = ("unit", "level", "all")
 RANKS: tuple[str, ...] = ("active", "varied")
-SHOWN: tuple[str, ...] = ("fates", "iou")
+SHOWN: tuple[str, ...] = ("fates", "iou", "dialect")
 KINDS: tuple[str, ...] = ("all", "foreground", "background")
 FEATURES: tuple[str, ...] = ("C3", "C4", "C5", "P3", "P4", "P5", "P6", "P7")
-DIALECTS: tuple[str, ...] = ("paper", "torchvision", "detectron2", "mmdetection")
+DIALECTS: tuple[str, ...] = ("paper", "detectron2", "mmdetection")
+"""Whose matching is compared with torchvision's."""
 
 TRAINING = ("fg_iou_thresh", "bg_iou_thresh", "alpha", "gamma", "allow_low_quality_matches")
 """What the pages share with Detect, by its name in the link."""

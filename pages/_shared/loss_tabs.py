@@ -6,7 +6,6 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
-import pandas as pd
 import PIL.Image
 import PIL.ImageOps
 import streamlit as st
@@ -228,17 +227,18 @@ def _prior(scene: Scene, told: Trained) -> None:
 
 def _models(scene: Scene, told: Trained) -> None:
     """The same picture and objects through every model that is at hand."""
-    rows, working = [], False
+    rows, waiting, working = [], [], False
     for title, spec in _at_hand(scene):
         progress = engine.ask_outputs(spec, scene.picture.image)
         if progress.state == "ready":
             rows.append(_model_row(title, spec, scene))
         else:
             working |= progress.state == "working"
-            rows.append({"model": title, "state": progress.sentence or progress.state})
-    st.dataframe(pd.DataFrame(rows), hide_index=True)
-    ready = [row for row in rows if "focal loss" in row]
-    reading.table_file("models", ready)
+            waiting.append(f"{title}: {progress.sentence or progress.state}")
+    if rows:
+        reading.table("models", rows)
+    for words in waiting:
+        st.caption(state.plain(words))
     missing = [name for name in NAMED if not is_at_hand(name)]
     if missing:
         st.caption(
@@ -247,8 +247,9 @@ def _models(scene: Scene, told: Trained) -> None:
         )
     st.markdown(
         "**What you see.** The same objects, anchors and settings; only the weights differ.\n\n"
-        "**Why it matters.** At random weights nothing is easy, and the loss is spread over all "
-        "pairs; the better a model, the fewer hold it."
+        "**Why it matters.** At random weights the prior 0.01 makes every negative easy from the "
+        "start, and every foreground pair hard: the focal loss listens to the foreground alone. A "
+        "trained model has learned that; what is left are its misses and its false alarms."
     )
     if working:
         _look_again(scene)

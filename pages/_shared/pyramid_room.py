@@ -51,6 +51,20 @@ HOW = (
     "Choose a map below the picture. Click the picture for the cell of every map at that place and "
     "what each of them says there."
 )
+SHOW_ME: list[dict[str, Any]] = [
+    {
+        "words": "What comes down: P3 with and without",
+        "changes": {"map": "strength", "feature": "P3", "lateral": True, "scale": "level"},
+    },
+    {"words": "One basis, five levels", "changes": {"map": "pca", "feature": "P4"}},
+    {
+        "words": "Where a level scores",
+        "changes": {"map": "score", "feature": "P5", "scale": "all"},
+    },
+    {"words": "Single channels", "changes": {"map": "channel", "feature": "C3", "channel": -1}},
+]
+"""What each of these views shows is said by the words beside the map."""
+
 NO_LATERAL = "Only P3, P4 and P5 have a lateral path, and it is compared by strength."
 
 
@@ -197,7 +211,7 @@ def _story(scene: Scene) -> dict[str, Any]:
         }
     shares = top_down_share(_model(scene), scene.outputs)
     sentences = [stage_sentence(_row(scene)), top_down_sentence(shares), HOW]
-    return {"story": {"sentences": sentences}}
+    return {"story": {"sentences": sentences, "actions": SHOW_ME}}
 
 
 def cell_formula(scene: Scene) -> str:

@@ -6,7 +6,6 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
-import pandas as pd
 import streamlit as st
 
 from pages._shared import engine, lens, reading, state
@@ -63,7 +62,7 @@ def _levels(scene: Scene) -> None:
         "whole map besides.\n\n"
         "**Try this.** Choose random weights at depth 18 and watch the receptive fields shrink.",
     )
-    st.dataframe(pd.DataFrame(rows), hide_index=True)
+    reading.table("levels_table", rows)
 
 
 def _who_takes_what(scene: Scene) -> None:
@@ -73,13 +72,11 @@ def _who_takes_what(scene: Scene) -> None:
     left, right = st.columns([5, 3], gap="large", wrap=True)
     with left:
         st.markdown("**Ground truth: IoU with the best anchor of each level**")
-        st.dataframe(pd.DataFrame(rows), hide_index=True)
-        reading.table_file("object_levels", rows)
+        reading.table("object_levels", rows)
         st.markdown("**Detections: the level that each came from**")
         found = detection_levels(knobs_trace(scene))
         shown = [{k: v for k, v in row.items() if k not in ("label", "box")} for row in found]
-        st.dataframe(pd.DataFrame(shown), hide_index=True)
-        reading.table_file("detection_levels", shown)
+        reading.table("detection_levels", shown)
     with right:
         st.markdown(
             "**What you see.** An object belongs to the level whose anchors fit it best; a "
@@ -97,8 +94,7 @@ def _top_down(scene: Scene) -> None:
     with left:
         st.markdown(f"**{state.plain(top_down_sentence(shares))}**")
         rows = top_down_rows(shares)
-        st.dataframe(pd.DataFrame(rows), hide_index=True)
-        reading.table_file("top_down", rows)
+        reading.table("top_down", rows)
     with right:
         st.markdown(
             "**What you see.** How much of each merged map the coarser levels brought, as the "
@@ -152,8 +148,7 @@ def _point(scene: Scene) -> None:
     values = values_at(scene.outputs, *scene.lens.point)
     rows = point_rows(values)
     st.markdown(f"**{state.plain(point_sentence(values))}**")
-    st.dataframe(pd.DataFrame(rows), hide_index=True)
-    reading.table_file("point", rows)
+    reading.table("point", rows)
 
 
 def _architecture(scene: Scene) -> None:
@@ -197,8 +192,7 @@ def _architecture(scene: Scene) -> None:
     )
     reading.source("The function that freezes", inspect.getsource(Backbone.freeze))
     st.markdown("**Which weights fit this shape**")
-    rows = fits_rows(weights_that_fit(scene.config))
-    st.dataframe(pd.DataFrame(rows), hide_index=True)
+    reading.table("weights_that_fit", fits_rows(weights_that_fit(scene.config)))
 
 
 @st.fragment(run_every=POLL_SECONDS)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import pandas as pd
 import plotly.graph_objects as go
 import streamlit as st
 
@@ -33,10 +34,10 @@ def figure_panel(
     left, right = st.columns([5, 3], gap="large", wrap=True)
     with left:
         _chart(key, figure)
+        _files(key, figure, rows)
     with right:
         st.markdown(f"**{state.plain(sentence)}**")
         st.markdown(teaching)
-    _files(key, figure, rows)
 
 
 def _chart(key: str, figure: go.Figure) -> None:
@@ -64,12 +65,30 @@ def _files(key: str, figure: go.Figure, rows: Sequence[Mapping[str, Any]]) -> No
             on_click="ignore",
         )
         st.segmented_control(
-            "The camera above the figure saves",
+            "The camera saves",
             FORMATS,
             default=FORMATS[0],
             key=f"{key}_format",
-            help="The camera appears at the figure's upper right corner when the pointer is on it.",
+            label_visibility="collapsed",
         )
+        st.caption("is what the camera at the figure's upper right corner saves.")
+
+
+def table(key: str, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Rows as a table, numbers aligned and without false digits, and a button that saves them."""
+    shown = pd.DataFrame([_flat(row) for row in rows])
+    columns = {}
+    for name in shown.columns:
+        title = str(name).replace("_", " ")
+        if pd.api.types.is_float_dtype(shown[name]):
+            small = shown[name].abs().max() <= 2
+            columns[name] = st.column_config.NumberColumn(title, format="%.3f" if small else "%.1f")
+        elif pd.api.types.is_integer_dtype(shown[name]):
+            columns[name] = st.column_config.NumberColumn(title, format="localized")
+        else:
+            columns[name] = st.column_config.TextColumn(title)
+    st.dataframe(shown, hide_index=True, column_config=columns)
+    table_file(key, rows)
 
 
 def table_file(key: str, rows: Sequence[Mapping[str, Any]]) -> None:

@@ -142,7 +142,7 @@ def draw_canvas(
     Args:
         packed: from `pages._shared.answer.pack_answer`.
         on_view: called with what the controls say after each release (`view.from_message`).
-        on_command: called with "pin" or "unpin".
+        on_command: called with "pin", "unpin" or one of `kit.DOORS`.
     """
     _canvas(
         key="canvas",

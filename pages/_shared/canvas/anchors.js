@@ -24,7 +24,8 @@ function buildAnchors(bench) {
   knobRoom.append(lowQualityRow(bench), shapeForm(bench));
   bench.showSwitch = labelledSwitch("show", KIT.shown, (show) => commit(bench, { show }));
   bench.scaleSwitch = labelledSwitch("colour range", KIT.scales, (range) => commit(bench, { range }));
-  const views = element("div", { className: "rn-choices" }, bench.showSwitch.row, bench.scaleSwitch.row);
+  bench.dialectSwitch = labelledSwitch("against torchvision", KIT.dialects, (dialect) => commit(bench, { dialect }));
+  const views = element("div", { className: "rn-choices" }, bench.showSwitch.row, bench.scaleSwitch.row, bench.dialectSwitch.row);
   bench.table = element("table");
   below.append(views, element("div", { className: "rn-funnel" }, bench.table));
   buildLevelTable(bench);
@@ -122,6 +123,7 @@ const shownLevels = (bench) =>
 function paintAnchors(context, bench) {
   const levels = shownLevels(bench).reverse(); // the coarsest first, so that the finest lies on top
   if (bench.state.show === "iou") paintIou(context, bench, levels);
+  else if (bench.state.show === "dialect") paintDialect(context, bench, levels);
   else {
     for (const level of levels) paintStates(context, bench, level, levels.length);
     paintForeground(context, bench, levels);
@@ -186,6 +188,21 @@ function paintForeground(context, bench, levels) {
   context.globalAlpha = 1;
 }
 
+// The anchors that another implementation trains on something else, by the rule that does it.
+function paintDialect(context, bench, levels) {
+  const { dialect, columns } = bench.answer;
+  if (!dialect || bench.live) return;
+  const shown = new Set(levels);
+  context.globalAlpha = Math.min(0.95, 3 * faintness(Math.min(columns.different.length, BOXES_DRAWN)));
+  for (let i = 0; i < Math.min(columns.different.length, BOXES_DRAWN); i++) {
+    const at = columns.different[i];
+    if (!shown.has(bench.layout.levels.findLastIndex(({ begin }) => begin <= at))) continue;
+    const { color, dash } = dialect.reasons[columns.reasons[i]];
+    strokeThin(context, bench, anchorBox(bench.layout, at), color, 1.5, dash);
+  }
+  context.globalAlpha = 1;
+}
+
 // The anchors of the clicked cell.
 function paintCell(context, bench) {
   const { cell } = bench.answer;
@@ -244,6 +261,8 @@ function showAnchors(bench) {
   bench.showSwitch.show(bench.state.show);
   bench.scaleSwitch.show(bench.state.range);
   bench.scaleSwitch.row.hidden = bench.state.show !== "iou";
+  bench.dialectSwitch.show(bench.state.dialect);
+  bench.dialectSwitch.row.hidden = bench.state.show !== "dialect";
   const fits = ({ training }) => Object.entries(training).every(([name, value]) => bench.state.training[name] === value);
   const preset = KIT.presets.find(fits);
   bench.presetChooser.value = preset?.name ?? "";
@@ -261,6 +280,14 @@ function legendAnchors(bench) {
     }
     return [element("span", { textContent: "Best IoU of a cell's anchors with any object." }),
       ...levels.map((level) => rampKey("0.00", range(level)[1].toFixed(2), KIT.levels[level]))];
+  }
+  if (bench.state.show === "dialect") {
+    const { dialect, columns } = bench.answer;
+    if (!dialect) return [];
+    const keys = dialect.reasons.filter(({ count }) => count).map(({ words, count, color, dash }) => legendKey(`${words} (${number(count)})`, color, dash.length > 0));
+    const lead = columns.different.length ? `Anchors that ${dialect.title} trains on something else than torchvision:` : `${dialect.title} trains every anchor as torchvision does here.`;
+    if (columns.different.length > BOXES_DRAWN) keys.push(`${BOXES_DRAWN} of ${number(columns.different.length)} are drawn.`);
+    return [element("span", { textContent: lead }), ...keys];
   }
   const keys = [
     legendKey("foreground: trains on its object", KIT.assignment.foreground),

@@ -105,6 +105,19 @@ function onKey(bench, event) {
   actions[event.key]();
 }
 
+// What the stage shows, the photo with what is drawn over it, as a file.
+function savePicture(bench) {
+  const { width, height } = bench.canvas;
+  const sheet = element("canvas", { width, height });
+  const context = sheet.getContext("2d");
+  for (const layer of [bench.photoCanvas, bench.canvas]) context.drawImage(layer, 0, 0);
+  sheet.toBlob((blob) => {
+    const link = element("a", { href: URL.createObjectURL(blob), download: `${bench.answer.title.replace(/\W+/g, "_") || "picture"}.png` });
+    link.click();
+    URL.revokeObjectURL(link.href);
+  });
+}
+
 function attachHands(bench, parent) {
   const { stage } = bench;
   stage.addEventListener("pointerdown", (event) => onPointerDown(bench, event));
@@ -116,6 +129,7 @@ function attachHands(bench, parent) {
   stage.addEventListener("wheel", (event) => onWheel(bench, event), { passive: false });
   stage.addEventListener("keydown", (event) => onKey(bench, event));
   parent.querySelector(".rn-tools").addEventListener("click", (event) => {
+    if (event.target.dataset.act === "save") savePicture(bench);
     const factor = { in: 1.4, out: 1 / 1.4, fit: 0 }[event.target.dataset.act];
     if (factor !== undefined) zoomBy(bench, factor);
   });

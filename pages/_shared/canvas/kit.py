@@ -65,6 +65,12 @@ ROUND_LEGEND = (
     "blue: compared and stays in. Grey: not looked at yet. Thin green: kept in an earlier round."
 )
 
+DOORS: dict[str, tuple[str, str]] = {
+    "to_anchors": ("See which anchors train", "pages/anchors.py"),
+    "to_loss": ("See who holds the loss", "pages/focal_loss.py"),
+}
+"""Commands of the workbench that open another page: words and the page."""
+
 COMPARED = "#56B4E9"
 WAITING = "#B8BFC6"
 
@@ -97,6 +103,7 @@ def kit() -> str:
         ],
         "knobs": [{"name": name, "help": words} for name, words in KNOB_HELP.items()],
         "training": [{"name": name, "help": words} for name, words in TRAINING_HELP.items()],
+        "doors": [[command, words] for command, (words, _) in DOORS.items()],
         "topk_choices": TOPK_CHOICES,
         "max_topk": view.MAX_TOPK,
         "max_detections": view.MAX_DETECTIONS,

@@ -56,6 +56,8 @@ function buildKnobs(bench, parent) {
     showClassKnobs(bench);
   });
   bench.trainingNote = find(".rn-training .rn-note");
+  find(".rn-doors").append(...KIT.doors.map(([command, words]) =>
+    action(words, () => bench.setTriggerValue("command", command), command)));
 }
 
 function buildPresets(bench, chooser, purpose) {

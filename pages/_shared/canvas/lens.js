@@ -66,8 +66,8 @@ function showStory(bench) {
   const held = bench.room.getRootNode().activeElement;
   const key = bench.room.contains(held) ? held.dataset.key : undefined;
   const parts = story.sentences.map((text) => paragraph(text));
-  const actions = (story.actions ?? []).map(({ words, changes }, i) =>
-    action(words, () => commit(bench, mergedChanges(bench, changes)), `action_${i}`));
+  const actions = (story.actions ?? []).map(({ words, changes, command }, i) =>
+    action(words, () => (command ? bench.setTriggerValue("command", command) : commit(bench, mergedChanges(bench, changes))), `action_${i}`));
   if (actions.length) parts.push(element("div", { className: "rn-actions" }, ...actions));
   if (story.numbers?.length) parts.push(...depths(bench, story, KIT.sources[story.source]));
   bench.room.replaceChildren(...parts);

@@ -12,6 +12,7 @@ from pages._shared import lens
 from pages._shared.canvas.kit import TRAINING_HELP
 from retinanet.anchors import AnchorShape
 from retinanet.assignment import match_anchors
+from retinanet.dialects import find_dialect
 from retinanet.feature_maps import rms
 from retinanet.figures.palette import ASSIGNMENT_COLORS, GROUND_TRUTH, LEVEL_COLORS, OKABE_ITO
 from retinanet.focal import GAMMA_NODES, LOG_HIGH, LOG_LOW, focal_curve
@@ -78,7 +79,8 @@ def anchors() -> str:
                 }
                 for name, title, config, purpose in MATCHER_PRESETS
             ],
-            "shown": [["fates", "what trains"], ["iou", "best IoU"]],
+            "shown": [["fates", "what trains"], ["iou", "best IoU"], ["dialect", "dialects"]],
+            "dialects": [[name, find_dialect(name).title] for name in lens.DIALECTS],
             "shape": {
                 "base_size": shape.base_size,
                 "scales": shape.scales,

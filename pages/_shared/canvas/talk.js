@@ -16,8 +16,9 @@ function send(bench) {
 const isWaiting = (bench) =>
   bench.sent > bench.answered && performance.now() - bench.sentAt < WAIT;
 
-// The hand has moved on: what came last is behind it, and is not to be shown.
-const isOvertaken = (bench) => bench.unsent || isWaiting(bench) || Boolean(bench.pressed);
+// The hand has moved on, or is at work: what came last is behind it, and is not to be shown.
+const isOvertaken = (bench) =>
+  bench.unsent || isWaiting(bench) || Boolean(bench.pressed) || bench.pointers.size > 0;
 
 // Tells follow.js, once for each new result, that it is on screen.
 function announce(bench) {

@@ -16,10 +16,11 @@ function selectedObject(bench) {
 // Which edges of a box a point holds: -1 the first, 1 the second, 0 none, for each axis.
 function edgesAt(bench, [, x1, y1, x2, y2], [x, y]) {
   const slack = HANDLE / bench.scale;
-  const near = (value, edge) => Math.abs(value - edge) <= slack;
+  // Of a small object only its outer thirds are edges: by its middle it can be moved.
+  const near = (value, edge, length) => Math.abs(value - edge) <= (Math.sign(edge - value) === Math.sign(length) ? slack : Math.min(slack, Math.abs(length) / 3));
   if (x < x1 - slack || x > x2 + slack || y < y1 - slack || y > y2 + slack) return null;
-  const across = near(x, x1) ? -1 : near(x, x2) ? 1 : 0;
-  const down = near(y, y1) ? -1 : near(y, y2) ? 1 : 0;
+  const across = near(x, x1, x2 - x1) ? -1 : near(x, x2, x1 - x2) ? 1 : 0;
+  const down = near(y, y1, y2 - y1) ? -1 : near(y, y2, y1 - y2) ? 1 : 0;
   return { across, down };
 }
 
@@ -131,13 +132,17 @@ function drawHandles(context, bench, [, x1, y1, x2, y2]) {
   const [left, top, width, height] = rectangleOf(bench, [x1, y1, x2, y2]);
   context.setLineDash([]);
   context.lineWidth = 1.5;
+  const isSmall = Math.min(width, height) < 40; // corners only, outside it: the object stays in sight
+  const size = isSmall ? 6 : 8;
   for (const u of [0, 0.5, 1]) {
     for (const v of [0, 0.5, 1]) {
-      if (u === 0.5 && v === 0.5) continue;
+      if ((u === 0.5 && v === 0.5) || (isSmall && (u === 0.5 || v === 0.5))) continue;
+      const [dx, dy] = isSmall ? [(u - 0.5) * size, (v - 0.5) * size] : [0, 0];
       context.fillStyle = "#fff";
       context.strokeStyle = "#101418";
-      context.fillRect(left + u * width - 4, top + v * height - 4, 8, 8);
-      context.strokeRect(left + u * width - 4, top + v * height - 4, 8, 8);
+      const corner = [left + u * width - size / 2 + dx, top + v * height - size / 2 + dy, size, size];
+      context.fillRect(...corner);
+      context.strokeRect(...corner);
     }
   }
 }
