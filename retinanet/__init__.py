@@ -16,15 +16,21 @@ from importlib import import_module
 from typing import Any
 
 _ROOMS = {
-    "assignment": ("AssignmentTrace", "assign"),
+    "anchors": ("AnchorShape",),
+    "architecture": ("profile",),
+    "assignment": ("AssignmentTrace", "assign", "assign_anchors"),
     "checkpoints": ("CheckpointError", "load_model", "save_checkpoint"),
     "coco": ("DatasetError", "load_coco"),
+    "coverage": ("object_coverage", "remedies"),
     "config": ("ConfigError", "LossConfig", "MatcherConfig", "ModelConfig", "PostprocessConfig"),
+    "dialects": ("dialect_differences", "match_dialect"),
     "detection": ("DetectionTrace", "detect"),
     "engine": ("Engine", "EngineError", "ModelSpec"),
     "evaluation": ("evaluate",),
     "images": ("ImageError", "load_image"),
+    "layout": ("AnchorLayout", "layout_of"),
     "lessons": ("non_monotone",),
+    "loss_shares": ("holders",),
     "losses": ("LossTrace", "compute_loss"),
     "model": ("RetinaNet",),
     "presets": ("Preset", "find_preset"),
@@ -32,6 +38,8 @@ _ROOMS = {
     "rounds": ("nms_rounds",),
     "samples": ("load_sample",),
     "training": ("TrainConfig", "train"),
+    "truth": ("TruthBox",),
+    "truth_files": ("read_truth",),
     "types": ("Image", "Outputs"),
     "whynot": ("Inquest", "why_not"),
 }

@@ -111,7 +111,7 @@ def _scene(spec: ModelSpec, picture: Picture, progress: engine.Progress) -> Scen
     outputs = None
     if progress.state == "ready":
         outputs = engine.get_engine().outputs(picture.image, spec)
-    trace = None if outputs is None else detect(outputs, view.current().knobs)
+    trace = None if outputs is None else lambda: detect(outputs, view.current().knobs)
     told = truth.of(picture, trace)
     return Scene(picture, spec, progress, outputs, told, lens.current())
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import streamlit as st
+
 from pages._shared import view
 from pages._shared.inside import Scene
 from pages._shared.laid_out import laid_out
@@ -36,8 +38,19 @@ def trained(scene: Scene) -> Trained:
     """Match and loss of the open picture at the session's settings."""
     outputs = scene.outputs
     known = labelled(scene.truth.objects, outputs.categories, outputs.num_classes)
-    match = assign(outputs, known.boxes, known.labels, view.current().matcher)
+    match = _match(scene, known)
     return Trained(known, match, loss_from_sums(outputs, match, view.current().loss))
+
+
+def _match(scene: Scene, known: Labelled) -> AssignmentTrace:
+    """The session's last match is kept: alpha and gamma turn without matching anew."""
+    matcher = view.current().matcher
+    asked = (scene.outputs.image_id, scene.spec, known, matcher)
+    held = st.session_state.get("last_match")
+    if held is None or held[0] != asked:
+        held = (asked, assign(scene.outputs, known.boxes, known.labels, matcher))
+        st.session_state["last_match"] = held
+    return held[1]
 
 
 def standard_layout(scene: Scene) -> AnchorLayout:

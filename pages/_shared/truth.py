@@ -6,7 +6,7 @@ are drawn, uploaded or adopted.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -72,12 +72,13 @@ def _kept() -> dict[str, Truth]:
     return st.session_state.setdefault("truths", {})
 
 
-def of(picture: Picture, trace: DetectionTrace | None) -> Truth:
+def of(picture: Picture, trace: Callable[[], DetectionTrace] | None) -> Truth:
     """The ground truth of the picture.
 
     Args:
         picture: that is open.
-        trace: of its detections at the session's settings; None while there is none.
+        trace: gives its detections at the session's settings, asked for only where they stand in;
+            None while the model is not there.
     """
     kept = _kept()
     if picture.key not in kept and (told := _from_link(picture)) is not None:
@@ -89,7 +90,7 @@ def of(picture: Picture, trace: DetectionTrace | None) -> Truth:
         return Truth(tuple(TruthBox(box.category, box.xyxy) for box in sample.boxes), "sample")
     if trace is None:
         return Truth((), "none")
-    found = clip_truth(truth_from_detections(trace, STAND_IN_SCORE), picture.image.size)
+    found = clip_truth(truth_from_detections(trace(), STAND_IN_SCORE), picture.image.size)
     # What the browser is shown is what an edit starts from.
     st.session_state["stand_in"] = (picture.key, found)
     return Truth(found, "detections" if found else "none")
