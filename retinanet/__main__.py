@@ -8,13 +8,17 @@ room found it.
 from __future__ import annotations
 
 import argparse
+import io
 import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
 from typing import NoReturn
 
-COMMANDS: tuple[str, ...] = ("detect", "why-not", "train", "evaluate", "benchmark")
+COMMANDS: tuple[str, ...] = (
+    *("detect", "why-not", "anchors", "loss", "pyramid"),
+    *("train", "evaluate", "benchmark"),
+)
 
 BAD_INPUT = 2
 INTERRUPTED = 130
@@ -54,6 +58,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = build_parser(named).parse_args(argv)
     from retinanet.cli.errors import BAD_INPUT_ERRORS, one_line
 
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # "×" and "→" need not be in its code page
     try:
         code = args.run(args)
         sys.stdout.flush()

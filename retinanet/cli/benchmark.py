@@ -70,6 +70,7 @@ def describe(report: dict[str, Any]) -> str:
         f"{change['times_faster']:,.0f} times faster",
         f"  ours, the first time              {change['first_ms']:10.1f} ms",
     ]
+    lines += _inside(report["inside"])
     for part in report["forward"]:
         high, wide = part["image"]
         lines += ["", f"Picture to boxes, {part['size']} ({high} x {wide})"]
@@ -94,6 +95,21 @@ def describe(report: dict[str, Any]) -> str:
         f"  {'this whole process, at its peak':<32}  {_megabytes(memory['peak_of_this_process'])}"
     )
     return "\n".join(lines)
+
+
+def _inside(part: dict[str, Any]) -> list[str]:
+    same = "the same matches" if part["same_matches"] else "OTHER MATCHES"
+    lines = [
+        "",
+        f"New training settings on a cached picture, {part['size']} ({part['anchors']:,} anchors, "
+        f"{part['objects']} objects; {same}, loss off by {part['loss_difference']:.1g})",
+    ]
+    for row in part["rows"]:
+        text = f"  {row['name']:<32}  {row['ms']:10.2f} ms"
+        if row["name"] != row["against"]:
+            text += f"   {row['times_faster']:.2f} times as fast as {row['against']}"
+        lines.append(text)
+    return lines
 
 
 def _megabytes(count: int | None) -> str:
