@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,17 +23,22 @@ import torchvision
 from torch import Tensor
 from torchvision.models.detection import RetinaNet as TorchvisionRetinaNet
 from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
-from torchvision.ops import FrozenBatchNorm2d
+from torchvision.ops import FrozenBatchNorm2d, box_iou
 from torchvision.ops.feature_pyramid_network import LastLevelP6P7
 
+from retinanet.assignment import assign
 from retinanet.checkpoints import save_checkpoint
-from retinanet.config import ModelConfig, PostprocessConfig
+from retinanet.config import LossConfig, ModelConfig, PostprocessConfig
+from retinanet.coverage import object_coverage
 from retinanet.detection import detect
 from retinanet.devices import device_title, supports_bf16
 from retinanet.engine import Engine, ModelSpec
+from retinanet.focal import negative_sums
+from retinanet.focal_trace import loss_from_sums
 from retinanet.images import to_tensor
+from retinanet.losses import compute_loss
 from retinanet.model import RetinaNet
-from retinanet.types import Image
+from retinanet.types import Image, Outputs
 
 SETTINGS: tuple[PostprocessConfig, ...] = tuple(
     PostprocessConfig(score_thresh, nms_thresh, topk_candidates)
@@ -46,6 +52,9 @@ LOGIT_MEAN, LOGIT_STD, DELTA_STD = -6.6, 1.0, 0.3
 """Of the random model's outputs: about one pair in 10,000 scores above 0.05, as when trained."""
 
 REFERENCE = "torchvision eager fp32"
+THEIR_MATCHING, THEIR_LOSS = "torchvision matches", "torchvision's loss"
+NODE_GAMMA, OTHER_GAMMA = 2.0, 1.3
+"""At the first the sums of an anchor's columns are kept, at the second they are worked out anew."""
 
 Detections = tuple[Tensor, Tensor, Tensor]
 """Boxes [N, 4] xyxy in pixels, scores [N], labels [N]."""
@@ -75,8 +84,8 @@ def run_benchmark(
         progress: told what begins.
 
     Returns:
-        Plain data: "environment", "settings_change", "forward" (a list), "memory". Times are
-        milliseconds, memory is bytes.
+        Plain data: "environment", "settings_change", "inside", "forward" (a list), "memory". Times
+        are milliseconds, memory is bytes.
     """
     engine = Engine(device, cache_bytes=0)  # every call runs the network
     theirs = random_torchvision_model().to(engine.device)
@@ -87,6 +96,8 @@ def run_benchmark(
         save_checkpoint(ours_with_weights_of(theirs), path, dtype=torch.float32)
         progress(f"{sizes[0].name}: new settings on a cached picture")
         settings_change = bench.settings_change()
+        progress(f"{sizes[0].name}: new training settings on a cached picture")
+        inside = bench.inside()
         progress(f"{sizes[0].name}: memory")
         memory = bench.memory()
         forward = []
@@ -101,6 +112,7 @@ def run_benchmark(
             "repeats": repeats,
         },
         "settings_change": settings_change,
+        "inside": inside,
         "forward": forward,
         "memory": memory,
     }
@@ -236,6 +248,71 @@ class _Bench:
             "bytes_per_cached_picture": outputs.nbytes,
         }
 
+    @torch.no_grad()
+    def inside(self) -> dict[str, Any]:
+        """What the pages that look inside ask of cached outputs, against torchvision's own."""
+        outputs = self.engine.outputs(self.image, self.spec)
+        boxes, labels = _objects(self.size, outputs.num_classes)
+        match = assign(outputs, boxes, labels)
+        calls: dict[str, tuple[str, Callable[[], Any]]] = {
+            **self._their_training(outputs, match.gt_boxes, match.gt_labels),
+            "assign": (THEIR_MATCHING, lambda: assign(outputs, boxes, labels)),
+            "object_coverage": (THEIR_MATCHING, lambda: object_coverage(match, outputs)),
+            "compute_loss": (THEIR_LOSS, lambda: compute_loss(outputs, match)),
+            # A copy has nothing of what is kept with the outputs.
+            "negative_sums, once per picture": (
+                THEIR_LOSS,
+                lambda: negative_sums(replace(outputs)),
+            ),
+        }
+        for gamma in (NODE_GAMMA, OTHER_GAMMA):
+            calls[f"loss_from_sums, gamma {gamma:g}"] = (
+                THEIR_LOSS,
+                partial(loss_from_sums, outputs, match, LossConfig(gamma=gamma)),
+            )
+        times, results = self._interleaved({name: call for name, (_, call) in calls.items()})
+        return {
+            "size": self.size.name,
+            "anchors": outputs.num_anchors,
+            "objects": len(boxes),
+            "same_matches": torch.equal(results["assign"].matched_idxs, results[THEIR_MATCHING]),
+            "loss_difference": abs(
+                float(results["compute_loss"].classification / results[THEIR_LOSS] - 1)
+            ),
+            "rows": [
+                {
+                    "name": name,
+                    "ms": times[name],
+                    "against": against,
+                    "times_faster": times[against] / times[name],
+                }
+                for name, (against, _) in calls.items()
+            ],
+        }
+
+    def _their_training(
+        self, outputs: Outputs, boxes: Tensor, labels: Tensor
+    ) -> dict[str, tuple[str, Callable[[], Any]]]:
+        """What torchvision does: match, and work out both losses of these matches."""
+        anchors = torch.cat(outputs.anchors)
+        said = {
+            "cls_logits": torch.cat(outputs.cls_logits)[None],
+            "bbox_regression": torch.cat(outputs.bbox_regression)[None],
+        }
+        targets = [{"boxes": boxes, "labels": labels}]
+        matcher = self.theirs.proposal_matcher
+        matched = matcher(box_iou(boxes, anchors))
+
+        def loss() -> Tensor:
+            return self.theirs.head.compute_loss(targets, said, [anchors], [matched])[
+                "classification"
+            ]
+
+        return {
+            THEIR_MATCHING: (THEIR_MATCHING, lambda: matcher(box_iou(boxes, anchors))),
+            THEIR_LOSS: (THEIR_LOSS, loss),
+        }
+
     def memory(self) -> dict[str, Any]:
         """The peak that one call adds to what is held already, and what kind of memory that is."""
         kind = "device" if self.engine.device.type == "cuda" else "resident"
@@ -296,6 +373,16 @@ def _picture(size: Size) -> Image:
     pixels = (0.7 * smooth + 0.3 * torch.rand(3, *shape, generator=generator)) * 255
     array = pixels.to(torch.uint8).permute(1, 2, 0).contiguous().numpy()
     return Image(PIL.Image.fromarray(array), id=f"benchmark {shape}", name="benchmark")
+
+
+def _objects(size: Size, num_classes: int) -> tuple[Tensor, Tensor]:
+    """Ground truth for the picture: 8 boxes of many sizes and shapes, xyxy, and their labels."""
+    generator = torch.Generator().manual_seed(0)
+    extent = torch.tensor([size.max_size, size.min_size], dtype=torch.float32)
+    sides = extent * (0.05 + 0.6 * torch.rand(8, 2, generator=generator) ** 2)
+    corners = (extent - sides) * torch.rand(8, 2, generator=generator)
+    labels = torch.randint(num_classes, (8,), generator=generator)
+    return torch.cat([corners, corners + sides], dim=1), labels
 
 
 @contextmanager

@@ -176,6 +176,7 @@ def remedies(
     *,
     min_size: int,
     max_size: int,
+    match: AssignmentTrace | None = None,
 ) -> Remedies:
     """Search what gives one object a natural match.
 
@@ -189,6 +190,7 @@ def remedies(
         config: the present bounds.
         min_size: the present input size ...
         max_size: ... which the layout was made with.
+        match: of these objects on the layout with these bounds, where it is at hand.
 
     Raises:
         ValueError: a box cannot be matched.
@@ -198,7 +200,7 @@ def remedies(
     check_ground_truth(boxes, labels)
     if not 0 <= index < len(boxes):
         raise IndexError(f"There is no object {index}: the picture has {len(boxes)}.")
-    match = assign_anchors(layout, boxes, config=config)
+    match = match or assign_anchors(layout, boxes, config=config)
     reached = match.max_iou[match.best_gt == index]
     top = float(reached.max()) if len(reached) else 0.0
     bound = _bound_below(top)

@@ -396,7 +396,16 @@ def test_benchmark_measures_the_same_boxes(capsys, folder, monkeypatch):
     assert exact["box_px"] < 0.01
     assert exact["score"] < 1e-4
     assert set(report["memory"]["peak_of_a_call"]) == {"torchvision eager fp32", "ours fp32"}
-    for word in ("torchvision", "64x96", "MB", "times faster"):
+    inside = report["inside"]
+    assert inside["same_matches"]
+    assert inside["loss_difference"] < 1e-4
+    times = {row["name"]: row["ms"] for row in inside["rows"]}
+    for row in inside["rows"]:
+        assert row["times_faster"] == pytest.approx(times[row["against"]] / row["ms"])
+        assert row["name"] in out
+    for word in ("assign", "object_coverage", "compute_loss", "negative_sums", "loss_from_sums"):
+        assert any(name.startswith(word) for name in times)
+    for word in ("torchvision", "64x96", "MB", "times faster", "the same matches"):
         assert word in out
 
 

@@ -51,6 +51,9 @@ REASON_STYLES: tuple[tuple[str, tuple[int, ...]], ...] = (
 )
 """Colour and dash of each of `REASONS`."""
 
+TOLD = 6
+"""Objects whose remedies are searched for the tab: each takes a moment."""
+
 SHAPE_WARNING = (
     "Other anchors than the paper's: trained weights do not fit them, as every box was learned "
     "relative to the old ones. What you see is what training anew would start from."
@@ -308,11 +311,13 @@ def _objects_tab(scene: Scene) -> None:
     left, right = st.columns([5, 3], gap="large", wrap=True)
     with left:
         reading.table("objects", rows)
-        for own in coverages:
-            if own.status != "natural":
-                ways = remedies_of(scene, layout, own.gt, match.config)
-                sentence = coverage_sentence(own, names[own.gt], match.config, ways)
-                st.markdown(f"- {state.plain(sentence)}")
+        lost = [own for own in coverages if own.status != "natural"]
+        for own in lost[:TOLD]:
+            ways = remedies_of(scene, layout, own.gt, match.config)
+            sentence = coverage_sentence(own, names[own.gt], match.config, ways)
+            st.markdown(f"- {state.plain(sentence)}")
+        if len(lost) > TOLD:
+            st.caption(f"And {len(lost) - TOLD} more: select one on the picture to be told why.")
     with right:
         st.markdown(
             "**What you see.** For each object the anchors that train on it, on which levels, and "

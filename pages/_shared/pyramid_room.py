@@ -230,6 +230,6 @@ def cell_formula(scene: Scene) -> str:
             "row    = round((y image_height / height - 1/2) / stride)",
             f"       = round(({y:g} x {image_height} / {height} - 0.5) / {stride}) = {own['row']}",
             "strength = sqrt(mean over the channels of the squares)",
-            f"         = {own['strength']:.4g}, more than in {own['percentile']:.0f}% of the map",
+            f"         = {own['strength']:.4g}; {own['percentile']:.0f}% of the map is no stronger",
         ]
     )

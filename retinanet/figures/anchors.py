@@ -123,7 +123,7 @@ def _remedy_sentence(cov: ObjectCoverage, config: MatcherConfig, remedies: Remed
         return f"It keeps an anchor by its IoU alone up to {_fg_words(bound, config)}."
     ways = [_fg_words(bound, config)] if bound else []
     if remedies.min_size:
-        ways.append(f"min_size {remedies.min_size:,} px")
+        ways.append(f"min_size {remedies.min_size:,} px and max_size in proportion")
     if remedies.scale:
         ways.append(f"{remedies.scale:g} as one more scale")
     if remedies.aspect_ratio:

@@ -162,7 +162,7 @@ def point_numbers(values: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
     """
     rows = []
     for value in values:
-        said = f"strength {value['strength']:.3g}, above {value['percentile']:.0f}% of the map"
+        said = f"strength {value['strength']:.3g}, {value['percentile']:.0f}% are no stronger"
         if value["score"] is not None:
             said += f"; {value['category']} {value['score']:.3f}"
         rows.append((f"{value['map']}, row {value['row']}, column {value['column']}", said))
