@@ -23,8 +23,8 @@ def nearest_cell(layout: AnchorLayout, level: int, point: tuple[float, float]) -
     x = point[0] * layout.image_size[1] / layout.original_size[1]
     y = point[1] * layout.image_size[0] / layout.original_size[0]
     return (
-        min(max(round(y / stride_y), 0), rows - 1),
-        min(max(round(x / stride_x), 0), columns - 1),
+        round(min(max(y / stride_y, 0), rows - 1)),
+        round(min(max(x / stride_x, 0), columns - 1)),
     )
 
 

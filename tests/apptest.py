@@ -10,7 +10,9 @@ from pathlib import Path
 import PIL.Image
 from streamlit.testing.v1 import AppTest
 
+from pages._shared.truth import Truth
 from retinanet.figures.columns import unpack_columns
+from retinanet.samples import SAMPLES
 
 ROOT = Path(__file__).parent.parent
 SMALL = {"weights": "random", "depth": "18", "min_size": "64", "max_size": "128"}
@@ -74,3 +76,54 @@ def upload(app: AppTest, *files: tuple[str, bytes]) -> None:
     uploader.set_value([(name, data, "image/jpeg") for name, data in files])
     app.run()
     assert not app.exception
+
+
+INSIDE = {
+    "anchors": "pages/anchors.py",
+    "loss": "pages/focal_loss.py",
+    "pyramid": "pages/feature_pyramid.py",
+}
+"""The pages that look inside, by the name of their bench."""
+
+
+def open_inside(name: str, *, tab: str = "", objects: tuple | None = None, **query: str) -> AppTest:
+    """A page that looks inside by its URL.
+
+    Args:
+        name: of `INSIDE`.
+        tab: that is opened.
+        objects: `TruthBox`es that were drawn in the open picture before.
+        query: of the URL.
+    """
+    app = AppTest.from_file(str(ROOT / INSIDE[name]), default_timeout=120)
+    for key, value in query.items():
+        app.query_params[key] = value
+    if objects is not None:
+        photo = query.get("photo", SAMPLES[0].key)
+        app.session_state["truths"] = {photo: Truth(tuple(objects), "drawn")}
+    if tab:
+        app.session_state[f"{name}_tab"] = tab
+    app.run()
+    assert not app.exception, app.exception[0].message
+    return app
+
+
+def open_tab(app: AppTest, name: str, tab: str) -> AppTest:
+    """The same page with another tab open."""
+    app.session_state[f"{name}_tab"] = tab
+    app.run()
+    assert not app.exception, app.exception[0].message
+    return app
+
+
+def bench(app: AppTest, name: str) -> tuple[dict, dict]:
+    """What a bench is told: the header and the columns."""
+    return unpack_columns(component(app, name))
+
+
+def tab_words(app: AppTest) -> str:
+    """The words in the open tab."""
+    kinds = ("markdown", "caption", "error", "info", "code")
+    return "\n".join(
+        element.value for tab in app.tabs for kind in kinds for element in tab.get(kind)
+    )

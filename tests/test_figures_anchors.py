@@ -121,7 +121,8 @@ def test_coverage_in_words(cov, config, sentence):
         (
             Remedies(0.17, 1350, 0.53, 3.5),
             "It would have one with fg_iou_thresh 0.17 (and bg_iou_thresh no higher), min_size "
-            "1,350 px, 0.53 as one more scale or 3.5 as one more aspect ratio.",
+            "1,350 px and max_size in proportion, 0.53 as one more scale or 3.5 as one more "
+            "aspect ratio.",
         ),
         (Remedies(0.45, None, None, None), "It would have one with fg_iou_thresh 0.45."),
         (

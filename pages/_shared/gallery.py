@@ -6,8 +6,10 @@ from dataclasses import dataclass
 
 import streamlit as st
 
-from pages._shared import state, view
+from pages._shared import lens, state, truth, view
 from pages._shared.canvas import draw_sheet
+from pages._shared.lens import Lens
+from pages._shared.view import View
 from retinanet.figures.pictures import SheetItem, pack_sheet, thumb_jpeg
 from retinanet.images import ImageError, load_image
 from retinanet.samples import SAMPLES, load_sample
@@ -36,6 +38,31 @@ class Picture:
     image: Image
     title: str
     is_sample: bool
+
+
+@dataclass(frozen=True)
+class Awaited:
+    """What a link asks about a picture that is not here yet.
+
+    Args:
+        key: of the picture.
+        view, lens: how its pages stand.
+        truth: the link's text of what is in it.
+    """
+
+    key: str
+    view: View
+    lens: Lens
+    truth: str | None
+
+
+def _welcome(awaited: Awaited, image: Image) -> None:
+    """Open the picture that a link asked about, as the link has it."""
+    view.open_photo(awaited.key)
+    view.keep(awaited.view)
+    lens.keep(awaited.lens)
+    st.session_state["lens_photo"] = awaited.key
+    truth.take_link(awaited.key, awaited.truth, image.size)
 
 
 @st.cache_resource(max_entries=24, show_spinner=False)
@@ -92,11 +119,10 @@ def take_in(files: list) -> None:
             continue
         kept[upload.id] = upload
         fresh = fresh or upload.id
-    awaited, asked = st.session_state.get("awaited", ("", None))
-    if awaited in kept:
+    awaited: Awaited | None = st.session_state.get("awaited")
+    if awaited is not None and awaited.key in kept:
         del st.session_state["awaited"]
-        view.open_photo(awaited)
-        view.keep(asked)
+        _welcome(awaited, image_of(kept[awaited.key]))
     elif fresh:
         view.open_photo(fresh)
 
@@ -164,7 +190,10 @@ def open_picture() -> Picture:
             "that brought it. A sample is shown instead; upload the same file and the link's view "
             "of it opens."
         )
-        st.session_state["awaited"] = (key, view.current())
+        st.session_state["awaited"] = Awaited(
+            key, view.current(), lens.current(), truth.unread_link()
+        )
+        lens.change(point=None, object=-1)  # they are asked about the picture that is not here
         key = SAMPLES[0].key
         view.open_photo(key)
     return Picture(key, load_sample(key), known[key].title, is_sample=True)

@@ -81,6 +81,7 @@ def show(part: Part) -> None:
     lens.follow_history()
     spec = sidebar.model_controls()
     picture = gallery.open_picture()
+    truth.of(picture, None)  # reads it from the link, before the link is written anew
     lens.write_link(part.names, picture.key)
     with st.container():  # always there: an element more or less here would rebuild the bench
         state.show_notices()
@@ -142,7 +143,7 @@ def _bench(part: Part, spec: ModelSpec, picture: Picture, progress: engine.Progr
     draw_bench(
         part.name,
         pack_columns(*_told(part, scene, stamp)),
-        lambda message: lens.take_message(message, picture.image.id, picture.key),
+        lambda message: lens.take_message(message, picture),
         command,
     )
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import streamlit as st
 from streamlit.runtime.scriptrunner import get_script_run_ctx
@@ -16,6 +16,9 @@ from pages._shared import state, truth, view
 from pages._shared.parsing import corners, number, one_of, whole
 from retinanet.anchors import AnchorShape
 from retinanet.config import FROZEN_STAGES_RANGE, ConfigError, LossConfig, MatcherConfig
+
+if TYPE_CHECKING:
+    from pages._shared.gallery import Picture
 
 MAPS: tuple[str, ...] = ("strength", "score", "pca", "channel")
 SCALES: tuple[str, ...] = ("unit", "level", "all")
@@ -173,8 +176,14 @@ def to_query(lens: Lens) -> dict[str, str]:
 
 def _text(value: Any) -> str:
     if isinstance(value, tuple):
-        return ",".join(f"{part:g}" if part == round(part, 4) else repr(part) for part in value)
-    return f"{value:g}" if isinstance(value, float) else str(value)
+        return ",".join(map(_digits, value))
+    return _digits(value) if isinstance(value, float) else str(value)
+
+
+def _digits(value: float) -> str:
+    """As few as give the very number back."""
+    short = f"{value:g}"
+    return short if float(short) == value else repr(value)
 
 
 def write_link(names: tuple[str, ...], picture_key: str) -> None:
@@ -189,7 +198,8 @@ def write_link(names: tuple[str, ...], picture_key: str) -> None:
     wanted |= {name: training[name] for name in TRAINING if name in training}
     if state.photo():
         wanted["photo"] = state.photo()
-    if text := truth.link_text(picture_key):
+    text = truth.link_text(picture_key)
+    if text is not None:
         wanted["truth"] = text
     for name in (*view.NAMES, *_PARSERS, "photo", "truth"):
         if name not in wanted:
@@ -213,18 +223,18 @@ def follow_history() -> None:
 # ------------------------------------------------------------------ the browser's messages
 
 
-def take_message(message: Any, image_id: str, picture_key: str) -> None:
+def take_message(message: Any, picture: Picture) -> None:
     """Follow what the bench sends at each release; what cannot be meant leaves a sentence.
 
     Args:
         message: of the bench.
-        image_id, picture_key: of the picture that was open when the message was asked for.
+        picture: that was open when the message was asked for.
     """
     lens = current()
     asked = replace(lens, serial=0, hurried=False, fault="")
     try:
         told, training, objects = from_message(message, lens)
-    except (ValueError, TypeError, KeyError, AttributeError) as fault:
+    except (ValueError, TypeError, KeyError, AttributeError, OverflowError) as fault:
         is_sentence = isinstance(fault, ConfigError | truth.TruthError)
         words = str(fault) if is_sentence else "That setting cannot be followed."
         serial = message.get("serial") if isinstance(message, Mapping) else None
@@ -233,11 +243,11 @@ def take_message(message: Any, image_id: str, picture_key: str) -> None:
         return
     before = (view.current().matcher, view.current().loss)
     view.change(matcher=training[0], loss=training[1])
-    if message.get("image_id") != image_id:
+    if message.get("image_id") != picture.image.id:
         # On its way when another photo was opened: what it asks is about the last one.
         told = replace(told, point=lens.point, object=lens.object)
     elif objects is not None:
-        truth.edit(picture_key, objects)
+        truth.edit(picture.key, truth.clip_truth(objects, picture.image.size))
     again = training == before and objects is None and replace(told, serial=0) == asked
     keep(replace(told, hurried=not again))
 
@@ -249,7 +259,7 @@ def from_message(
 
     Raises:
         ConfigError, TruthError: a setting or an object cannot be; the message is a sentence.
-        ValueError, TypeError, KeyError, AttributeError: no message of these pages.
+        ValueError, TypeError, KeyError, AttributeError, OverflowError: no message of these pages.
     """
     found: dict[str, Any] = {}
     for name, parse in _PARSERS.items():
@@ -266,10 +276,15 @@ def from_message(
         float(training["bg_iou_thresh"]),
         training["allow_low_quality_matches"] is True,
     )
-    loss = LossConfig(float(training["alpha"]), float(training["gamma"]))
+    gamma = number(0, 5)(str(training["gamma"]))
+    loss = LossConfig(float(training["alpha"]), gamma)
     objects = message.get("truth")
     boxes = None
     if objects is not None:
+        if len(objects) > truth.MAX_OBJECTS:
+            raise truth.TruthError(
+                f"A picture holds {truth.MAX_OBJECTS} objects here; remove some first."
+            )
         boxes = tuple(
             truth.TruthBox(str(name), tuple(float(edge) for edge in box)) for name, *box in objects
         )

@@ -16,6 +16,7 @@ from pages._shared import state
 from retinanet.detection import DetectionTrace
 from retinanet.samples import SAMPLES
 from retinanet.truth import (
+    MAX_OBJECTS,
     TruthBox,
     TruthError,
     clip_truth,
@@ -27,7 +28,7 @@ from retinanet.truth import (
 if TYPE_CHECKING:
     from pages._shared.gallery import Picture
 
-__all__ = ["Truth", "TruthBox", "TruthError"]
+__all__ = ["MAX_OBJECTS", "Truth", "TruthBox", "TruthError", "clip_truth"]
 
 MAX_LINK_TEXT = 1500
 """Characters that the link gives to the ground truth; with more objects it is left out."""
@@ -97,12 +98,28 @@ def of(picture: Picture, trace: Callable[[], DetectionTrace] | None) -> Truth:
 
 
 def _from_link(picture: Picture) -> Truth | None:
-    text = st.query_params.get("truth")
-    if text is None or st.session_state.get("truth_link_read"):
+    text = unread_link()
+    return None if text is None else _parsed(text, picture.image.size)
+
+
+def unread_link() -> str | None:
+    """What the link says of the ground truth, once: it speaks of the picture that it opens."""
+    if st.session_state.get("truth_link_read"):
         return None
-    st.session_state["truth_link_read"] = True  # the link speaks of the picture it opens
+    st.session_state["truth_link_read"] = True
+    return st.query_params.get("truth")
+
+
+def take_link(key: str, text: str | None, size: tuple[int, int]) -> None:
+    """What a link said of a picture that has now arrived."""
+    told = None if text is None else _parsed(text, size)
+    if told is not None:
+        _kept()[key] = told
+
+
+def _parsed(text: str, size: tuple[int, int]) -> Truth | None:
     try:
-        return Truth(clip_truth(parse_truth_text(text), picture.image.size), "link")
+        return Truth(clip_truth(parse_truth_text(text), size), "link")
     except ValueError as fault:  # a TruthError is one
         state.say(f"The link's truth is ignored: {fault}")
         return None
@@ -142,10 +159,10 @@ def _shown(key: str) -> Truth:
     return Truth(found, "detections") if owner == key and found else Truth((), "none")
 
 
-def link_text(key: str) -> str:
-    """What the link says of the ground truth: nothing where it is the picture's own."""
+def link_text(key: str) -> str | None:
+    """What the link says of the ground truth: None where it is the picture's own, or too much."""
     kept = _kept().get(key)
     if kept is None or kept.source in ("sample", "detections", "none"):
-        return ""
+        return None
     text = truth_text(kept.objects)
-    return text if len(text) <= MAX_LINK_TEXT else ""
+    return text if len(text) <= MAX_LINK_TEXT else None
