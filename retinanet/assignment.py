@@ -5,7 +5,7 @@ Paper, section 4 "Anchors"; the rules, ties included, are torchvision's `Matcher
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -24,6 +24,26 @@ IGNORED = -2
 
 
 @dataclass(frozen=True, eq=False)
+class BestMatches:
+    """What every matching rule starts from. R anchors, at least one ground truth.
+
+    Args:
+        max_iou: [R] float32: IoU with the anchor's best ground truth.
+        best_gt: [R] int64: index of that one, the first of equals.
+        forced_by: [R] int64: the last ground truth whose own highest IoU this anchor has (alone
+            or tied); -1 when there is none.
+        gt_iou: [G] float32: the highest IoU of each ground truth.
+        ties: of each ground truth the anchors [N] int64 that have its highest IoU.
+    """
+
+    max_iou: Tensor
+    best_gt: Tensor
+    forced_by: Tensor
+    gt_iou: Tensor
+    ties: tuple[Tensor, ...]
+
+
+@dataclass(frozen=True, eq=False)
 class AssignmentTrace:
     """What each anchor is trained on. Each is exactly one of foreground, ignored, background.
 
@@ -38,6 +58,8 @@ class AssignmentTrace:
         gt_labels: [G] int64 label indices.
         anchors_per_level: number of anchors on P3..P7.
         config: the settings that made this.
+        best: what it was made from, which does not depend on the settings; None without ground
+            truth. `rematch` starts from it.
     """
 
     matched_idxs: Tensor
@@ -48,6 +70,7 @@ class AssignmentTrace:
     gt_labels: Tensor
     anchors_per_level: list[int]
     config: MatcherConfig
+    best: BestMatches | None = field(default=None, repr=False)
 
     @property
     def counts(self) -> dict[str, int]:
@@ -76,6 +99,7 @@ class Matches:
     max_iou: Tensor
     best_gt: Tensor
     is_low_quality: Tensor
+    best: BestMatches | None = None
 
 
 def match_anchors(anchors: Tensor, gt_boxes: Tensor, config: MatcherConfig) -> Matches:
@@ -96,32 +120,18 @@ def match_anchors(anchors: Tensor, gt_boxes: Tensor, config: MatcherConfig) -> M
         nothing = torch.full((len(anchors),), BACKGROUND, device=anchors.device)
         zeros = torch.zeros(len(anchors), device=anchors.device)
         return Matches(nothing, zeros, nothing.clone(), zeros.bool())
-    best = best_matches(anchors, gt_boxes)
+    return from_best(best_matches(anchors, gt_boxes), config)
+
+
+def from_best(best: BestMatches, config: MatcherConfig) -> Matches:
+    """Steps 2 and 3 of `match_anchors`."""
     matched_idxs = by_bounds(best, config)
     is_low_quality = torch.zeros_like(matched_idxs, dtype=torch.bool)
     if config.allow_low_quality_matches:
         ties = best.forced_by >= 0
         is_low_quality = ties & (matched_idxs < 0)
         matched_idxs[ties] = best.best_gt[ties]
-    return Matches(matched_idxs, best.max_iou, best.best_gt, is_low_quality)
-
-
-@dataclass(frozen=True, eq=False)
-class BestMatches:
-    """What every matching rule starts from. R anchors, at least one ground truth.
-
-    Args:
-        max_iou: [R] float32: IoU with the anchor's best ground truth.
-        best_gt: [R] int64: index of that one, the first of equals.
-        forced_by: [R] int64: the last ground truth whose own highest IoU this anchor has (alone
-            or tied); -1 when there is none.
-        gt_iou: [G] float32: the highest IoU of each ground truth.
-    """
-
-    max_iou: Tensor
-    best_gt: Tensor
-    forced_by: Tensor
-    gt_iou: Tensor
+    return Matches(matched_idxs, best.max_iou, best.best_gt, is_low_quality, best)
 
 
 _GT_AT_A_TIME = 16
@@ -138,7 +148,7 @@ def best_matches(anchors: Tensor, gt_boxes: Tensor) -> BestMatches:
     max_iou = anchors.new_full((len(anchors),), -1.0)
     best_gt = torch.zeros(len(anchors), dtype=torch.int64, device=anchors.device)
     forced_by = torch.full_like(best_gt, -1)
-    highest = []
+    highest, ties = [], []
     for start in range(0, len(gt_boxes), _GT_AT_A_TIME):
         iou = box_iou(gt_boxes[start : start + _GT_AT_A_TIME], anchors)  # [part of G, R]
         values, rows = iou.max(dim=0)
@@ -146,9 +156,11 @@ def best_matches(anchors: Tensor, gt_boxes: Tensor) -> BestMatches:
         max_iou[better] = values[better]
         best_gt[better] = rows[better] + start
         highest.append(iou.max(dim=1).values)
-        gt, anchor = torch.where(iou == highest[-1][:, None])
+        tied = iou == highest[-1][:, None]
+        ties += [torch.where(row)[0] for row in tied]
+        gt, anchor = torch.where(tied)
         forced_by.scatter_reduce_(0, anchor, gt + start, "amax")
-    return BestMatches(max_iou, best_gt, forced_by, torch.cat(highest))
+    return BestMatches(max_iou, best_gt, forced_by, torch.cat(highest), tuple(ties))
 
 
 def by_bounds(best: BestMatches, config: MatcherConfig) -> Tensor:
@@ -243,6 +255,25 @@ def _assign(
         gt_boxes=resized,
         gt_labels=labels,
         anchors_per_level=layout.anchors_per_level,
+        config=config,
+        best=matches.best,
+    )
+
+
+def rematch(match: AssignmentTrace, config: MatcherConfig) -> AssignmentTrace:
+    """The same anchors and ground truth with other bounds, without working out an IoU again.
+
+    Args:
+        match: from `assign` or `assign_anchors`.
+        config: the new settings.
+    """
+    if match.best is None:
+        return replace(match, config=config)
+    matches = from_best(match.best, config)
+    return replace(
+        match,
+        matched_idxs=matches.matched_idxs,
+        is_low_quality=matches.is_low_quality,
         config=config,
     )
 

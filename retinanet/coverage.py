@@ -91,7 +91,7 @@ def object_coverage(match: AssignmentTrace, layout: AnchorLayout | Outputs) -> l
     anchors = torch.cat(layout.anchors)
     counts, natural = _counts(match)
     return [
-        _coverage_of(gt, match, anchors, counts[gt], natural[gt])
+        _coverage_of(gt, match, *best_of(match, anchors, gt), counts[gt], natural[gt])
         for gt in range(len(match.gt_boxes))
     ]
 
@@ -108,12 +108,22 @@ def _counts(match: AssignmentTrace) -> tuple[list[list[int]], list[int]]:
     return per_level.reshape(objects, len(LEVELS)).tolist(), natural.tolist()
 
 
-def _coverage_of(
-    gt: int, match: AssignmentTrace, anchors: Tensor, per_level: list[int], natural: int
-) -> ObjectCoverage:
+def best_of(match: AssignmentTrace, anchors: Tensor, gt: int) -> tuple[Tensor, Tensor]:
+    """The highest IoU of an object, and the anchors [N] that have it."""
+    if match.best is not None:
+        return match.best.gt_iou[gt], match.best.ties[gt]
     iou = box_iou(match.gt_boxes[gt : gt + 1], anchors)[0]
-    best_iou = iou.max()
-    best = torch.where(iou == best_iou)[0]
+    return iou.max(), torch.where(iou == iou.max())[0]
+
+
+def _coverage_of(
+    gt: int,
+    match: AssignmentTrace,
+    best_iou: Tensor,
+    best: Tensor,
+    per_level: list[int],
+    natural: int,
+) -> ObjectCoverage:
     own = best[match.matched_idxs[best] == gt]
     anchor = int(own[0] if len(own) else best[0])
     holder = int(match.matched_idxs[anchor])

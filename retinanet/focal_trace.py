@@ -12,14 +12,14 @@ from torch import Tensor
 from retinanet.assignment import IGNORED, AssignmentTrace
 from retinanet.config import LossConfig
 from retinanet.focal import (
-    column_sums,
     foreground_mask,
     matched_labels,
     negative_logits,
+    row_losses,
     rows_of,
 )
 from retinanet.losses import LossTrace, box_losses
-from retinanet.pair_sums import sums_of_anchors
+from retinanet.pair_sums import loss_sums
 from retinanet.types import Outputs
 
 
@@ -40,8 +40,7 @@ def loss_from_sums(
     config = config or LossConfig()
     foreground = torch.where(foreground_mask(outputs, match))[0]
     normalizer = max(1, len(foreground))
-    negatives = sums_of_anchors(outputs, [config.gamma])[0][:, 0]
-    per_anchor = (1 - config.alpha) * negatives
+    per_anchor = (1 - config.alpha) * loss_sums(outputs, config.gamma)
     per_anchor[match.matched_idxs.cpu() == IGNORED] = 0
     per_anchor[foreground] = _foreground_losses(outputs, match, foreground, config)
     per_anchor /= normalizer
@@ -64,8 +63,8 @@ def _foreground_losses(
     labels = matched_labels(match, anchors)
     x = rows_of(outputs, anchors).cpu().gather(1, labels[:, None])
     # A positive with logit x costs what a negative with -x does.
-    positive = column_sums(-x, [config.gamma])[0][:, 0]
-    others = column_sums(negative_logits(outputs, match, anchors), [config.gamma])[0][:, 0]
+    positive = row_losses(-x, config.gamma)
+    others = row_losses(negative_logits(outputs, match, anchors), config.gamma)
     return config.alpha * positive + (1 - config.alpha) * others
 
 

@@ -6,6 +6,8 @@ anchor, and all of a background anchor's, are negatives. Ignored anchors have no
 
 from __future__ import annotations
 
+import threading
+from collections import OrderedDict
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -26,6 +28,7 @@ from retinanet.focal import (
     foreground_mask,
     negative_logits,
     negative_sums,
+    row_losses,
 )
 from retinanet.types import Outputs
 
@@ -80,6 +83,42 @@ def sums_of_anchors(outputs: Outputs, gammas: Sequence[float]) -> tuple[Tensor, 
         known |= _columns(missing, NegativeSums(*anchor_sums(outputs, missing)))
     losses, gradients = zip(*(known[gamma] for gamma in gammas), strict=True)
     return torch.stack(losses, dim=1), torch.stack(gradients, dim=1)
+
+
+def loss_sums(outputs: Outputs, gamma: float) -> Tensor:
+    """[R] float32: each anchor's columns as negatives at one gamma, the losses alone.
+
+    Those of `GAMMA_NODES` are kept with the outputs, and so are the last few others: a hand that
+    turns alpha pays for none.
+    """
+    if gamma in GAMMA_NODES:
+        return negative_sums(outputs).nodes[:, GAMMA_NODES.index(gamma)].clone()
+    return outputs.derived("recent_sums", lambda _: _Recent()).of(outputs, gamma).clone()
+
+
+class _Recent:
+    """The sums of the last few gammas that are no nodes; any number of threads may ask."""
+
+    KEEP = 3
+
+    def __init__(self) -> None:
+        self._kept: OrderedDict[float, Tensor] = OrderedDict()
+        self._lock = threading.Lock()
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes held."""
+        return sum(sums.nbytes for sums in list(self._kept.values()))
+
+    def of(self, outputs: Outputs, gamma: float) -> Tensor:
+        with self._lock:
+            if gamma not in self._kept:
+                levels = [row_losses(logits, gamma) for logits in outputs.cls_logits]
+                self._kept[gamma] = torch.cat(levels)
+            self._kept.move_to_end(gamma)
+            while len(self._kept) > self.KEEP:
+                self._kept.popitem(last=False)
+            return self._kept[gamma]
 
 
 def _grid_sums(outputs: Outputs) -> NegativeSums:

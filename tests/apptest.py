@@ -103,6 +103,8 @@ def open_inside(name: str, *, tab: str = "", objects: tuple | None = None, **que
         app.session_state["truths"] = {photo: Truth(tuple(objects), "drawn")}
     if tab:
         app.session_state[f"{name}_tab"] = tab
+    # A first visit is answered in two steps; the browser, which is not here, asks for the second.
+    app.session_state["lens_page"] = name
     app.run()
     assert not app.exception, app.exception[0].message
     return app

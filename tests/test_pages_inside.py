@@ -241,7 +241,7 @@ def test_the_clicked_place_is_explained_with_its_numbers():
         round((x * width / picture_width - 0.5) / 16),
     )
     value = float(outputs.features["C4"][:, row, column].square().mean().sqrt())
-    assert f"= {value:.4g}, more than in" in told["story"]["formula"]
+    assert f"= {value:.4g}; " in told["story"]["formula"]
 
 
 # ------------------------------------------------------------------ no dead control

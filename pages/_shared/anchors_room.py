@@ -13,6 +13,7 @@ from pages._shared import reading, state, truth_panel, view
 from pages._shared.canvas.lens_kit import FATE_NUMBERS
 from pages._shared.inside import Columns, Scene
 from pages._shared.laid_out import laid_out, layout_for_browser
+from pages._shared.trained import kept_match
 from retinanet.anchor_cell import anchor_cell
 from retinanet.anchors import DEFAULT_SHAPE, AnchorShape
 from retinanet.assignment import AssignmentTrace, assign_anchors
@@ -134,7 +135,10 @@ def layout_for(scene: Scene) -> AnchorLayout:
 def matched(scene: Scene) -> tuple[AnchorLayout, AssignmentTrace]:
     """The anchors of the open picture and what they would train on."""
     layout = layout_for(scene)
-    return layout, assign_anchors(layout, _boxes(scene), config=view.current().matcher)
+    boxes = _boxes(scene)
+    # The labels do not matter here, so that objects of unknown classes are matched too.
+    asked = (layout.original_size, layout.image_size, layout.shape, boxes)
+    return layout, kept_match(asked, lambda matcher: assign_anchors(layout, boxes, config=matcher))
 
 
 def _states(match: AssignmentTrace) -> np.ndarray:

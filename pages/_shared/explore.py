@@ -66,6 +66,7 @@ def _workbench(spec: ModelSpec, picture: Picture, progress: engine.Progress) -> 
     scene = Scene(picture, spec, progress, result, trace)
     # For the panels: numbers only. A trace here would keep its outputs alive past the cache.
     st.session_state["shown"] = (answer.details_stamp(scene, now), result)
+    st.session_state["answered"] = now.serial
 
     def command(name: str) -> None:
         if name == "pin":
@@ -81,7 +82,10 @@ def _workbench(spec: ModelSpec, picture: Picture, progress: engine.Progress) -> 
 @st.fragment
 def _details(spec: ModelSpec, picture: Picture, progress: engine.Progress) -> None:
     """The tabs and the link. A fragment of its own: they come after the boxes are drawn."""
-    if st.session_state.pop("redraw", False):
+    # What a panel asked for, or a message that came with this fragment's own: Streamlit then reruns
+    # this fragment alone, and the workbench would wait for ever.
+    is_behind = st.session_state["answered"] != view.current().serial
+    if st.session_state.pop("redraw", False) or is_behind:
         st.rerun()
     view.write_link()
     stamp, result = st.session_state["shown"]

@@ -91,6 +91,9 @@ def show(part: Part) -> None:
     with st.container():
         spec, progress = what_can_answer(spec, picture)
     _let_go_of_the_last(picture)
+    if st.session_state.get("lens_page") != part.name:
+        lens.change(hurried=True)  # the picture first, what takes longer with the next answer
+    st.session_state["lens_page"] = part.name
     scene = _scene(spec, picture, progress)
     with st.container():
         if scene.outputs is not None:
@@ -131,6 +134,7 @@ def _bench(part: Part, spec: ModelSpec, picture: Picture, progress: engine.Progr
     scene = _scene(spec, picture, progress)
     stamp = _details_stamp(part, scene)
     st.session_state["details"] = stamp
+    st.session_state["answered"] = scene.lens.serial
 
     def command(name: str) -> None:
         if name == "undo":
@@ -223,7 +227,10 @@ def _details_stamp(part: Part, scene: Scene) -> str:
 @st.fragment
 def _details(part: Part, spec: ModelSpec, picture: Picture, progress: engine.Progress) -> None:
     """The tabs and the link. A fragment of its own: they come after the picture is drawn."""
-    if st.session_state.pop("redraw", False):  # asked for by a tab
+    # What a tab asked for, or a message that came with this fragment's own: Streamlit then reruns
+    # this fragment alone, and the bench would wait for ever.
+    is_behind = st.session_state["answered"] != lens.current().serial
+    if st.session_state.pop("redraw", False) or is_behind:
         st.rerun()
     lens.write_link(part.names, picture.key)
     follow_canvas(st.session_state["details"])

@@ -209,6 +209,8 @@ def _story(scene: Scene) -> dict[str, Any]:
                 "source": "pyramid",
             }
         }
+    if scene.lens.hurried:
+        return {"story": {"sentences": [stage_sentence(_row(scene)), HOW]}, "more": True}
     shares = top_down_share(_model(scene), scene.outputs)
     sentences = [stage_sentence(_row(scene)), top_down_sentence(shares), HOW]
     return {"story": {"sentences": sentences, "actions": SHOW_ME}}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import streamlit as st
@@ -10,7 +11,8 @@ from pages._shared import view
 from pages._shared.inside import Scene
 from pages._shared.laid_out import laid_out
 from retinanet.anchors import DEFAULT_SHAPE
-from retinanet.assignment import AssignmentTrace, assign
+from retinanet.assignment import AssignmentTrace, assign, rematch
+from retinanet.config import MatcherConfig
 from retinanet.focal_trace import loss_from_sums
 from retinanet.layout import AnchorLayout
 from retinanet.loss_map import loudest_at
@@ -44,13 +46,29 @@ def trained(scene: Scene) -> Trained:
 
 def _match(scene: Scene, known: Labelled) -> AssignmentTrace:
     """The session's last match is kept: alpha and gamma turn without matching anew."""
+    asked = (scene.outputs.image_id, scene.spec, known)
+    return kept_match(
+        asked, lambda matcher: assign(scene.outputs, known.boxes, known.labels, matcher)
+    )
+
+
+def kept_match(asked: object, make: Callable[[MatcherConfig], AssignmentTrace]) -> AssignmentTrace:
+    """The match at the session's bounds: the last one is kept, so that bounds turn quickly.
+
+    Args:
+        asked: what was matched, all but the settings.
+        make: matches it.
+    """
     matcher = view.current().matcher
-    asked = (scene.outputs.image_id, scene.spec, known, matcher)
     held = st.session_state.get("last_match")
     if held is None or held[0] != asked:
-        held = (asked, assign(scene.outputs, known.boxes, known.labels, matcher))
-        st.session_state["last_match"] = held
-    return held[1]
+        match = make(matcher)
+    elif held[1].config != matcher:
+        match = rematch(held[1], matcher)
+    else:
+        return held[1]
+    st.session_state["last_match"] = (asked, match)
+    return match
 
 
 def standard_layout(scene: Scene) -> AnchorLayout:

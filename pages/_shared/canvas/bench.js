@@ -43,6 +43,7 @@ function detach(bench) {
   tables().listeners.delete(bench.onTable);
   for (const name of ["pointerup", "pointercancel"]) removeEventListener(name, bench.onRelease, true);
   cancelAnimationFrame(bench.frame);
+  clearTimeout(bench.retry);
   ROOM.close(bench);
 }
 

@@ -143,23 +143,37 @@ function drawCurves(bench) {
   const box = { left: 28, top: 8, width: width - 36, height: height - 52 };
   const x = (p) => box.left + p * box.width;
   const y = (loss) => box.top + box.height * (1 - Math.min(loss, 5) / 5);
-  drawAxes(context, bench, box, x, y, ink);
+  context.drawImage(backgroundOf(bench, box, x, y, ink, ratio), 0, 0, width, height);
   const { alpha, gamma } = bench.state.training;
   const curves = [
-    [(p) => -Math.log(p), ink, [2, 3], 1.5],
     [(p) => -alpha * Math.log(p), KIT.curve_colors.balanced, [6, 4], 1.5],
     [(p) => -alpha * (1 - p) ** gamma * Math.log(p), KIT.curve_colors.focal, [], 2.5],
   ];
-  for (const [loss, color, dash, lineWidth] of curves) {
-    context.setLineDash(dash);
-    context.strokeStyle = color;
-    context.lineWidth = lineWidth;
-    context.beginPath();
-    for (let i = 1; i <= 200; i++) context.lineTo(x(i / 200), y(loss(i / 200)));
-    context.stroke();
-  }
-  drawRugs(context, bench, box, x);
+  for (const curve of curves) drawCurve(context, x, y, ...curve);
   plot.setAttribute("aria-label", `Loss over p_t for alpha ${alpha} and gamma ${gamma}`);
+}
+
+function drawCurve(context, x, y, loss, color, dash, lineWidth) {
+  context.setLineDash(dash);
+  context.strokeStyle = color;
+  context.lineWidth = lineWidth;
+  context.beginPath();
+  for (let i = 1; i <= 160; i++) context.lineTo(x(i / 160), y(loss(i / 160)));
+  context.stroke();
+}
+
+// What alpha and gamma do not move: axes, cross entropy, the picture's own pairs; drawn once.
+function backgroundOf(bench, box, x, y, ink, ratio) {
+  const wanted = [bench.answer.stamp, bench.plot.width, bench.plot.height, ink].join();
+  if (bench.backgroundShown === wanted) return bench.plotBackground;
+  bench.backgroundShown = wanted;
+  bench.plotBackground = element("canvas", { width: bench.plot.width, height: bench.plot.height });
+  const context = bench.plotBackground.getContext("2d");
+  context.scale(ratio, ratio);
+  drawAxes(context, bench, box, x, y, ink);
+  drawCurve(context, x, y, (p) => -Math.log(p), ink, [2, 3], 1.5);
+  drawRugs(context, bench, box, x);
+  return bench.plotBackground;
 }
 
 function drawAxes(context, bench, box, x, y, ink) {

@@ -10,6 +10,9 @@ function send(bench) {
   bench.sentAt = performance.now();
   const { image_id } = bench.answer; // what the box and the drawn object belong to
   bench.setStateValue("view", { ...bench.state, image_id, serial: bench.sent });
+  clearTimeout(bench.retry);
+  const serial = bench.sent;
+  bench.retry = setTimeout(() => bench.sent === serial && bench.answered < serial && send(bench), WAIT);
 }
 
 // A message is on its way whose answer will come.

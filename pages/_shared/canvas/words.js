@@ -1,6 +1,7 @@
 // Text in a panel: numbers, paragraphs, buttons, and the three depths of an explanation.
 
-const number = (value) => value.toLocaleString("en");
+const FORMAT = new Intl.NumberFormat("en");
+const number = (value) => FORMAT.format(value);
 
 function setText(node, text) {
   if (node.textContent !== text) node.textContent = text;
