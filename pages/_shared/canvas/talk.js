@@ -12,7 +12,7 @@ function send(bench) {
   bench.setStateValue("view", { ...bench.state, image_id, serial: bench.sent });
   clearTimeout(bench.retry);
   const serial = bench.sent;
-  bench.retry = setTimeout(() => bench.sent === serial && bench.answered < serial && send(bench), WAIT);
+  bench.retry = setTimeout(() => bench.sent === serial && bench.answered < serial && send(bench), WAIT + 100);
 }
 
 // A message is on its way whose answer will come.
