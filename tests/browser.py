@@ -100,12 +100,13 @@ def wait_ready(page, timeout: float = 60_000) -> None:
 
 
 def wait_live(page, timeout: float = 90_000) -> None:
-    """Until the canvas shows the photo with the core's result: no message lies over it."""
+    """Until the canvas shows the photo with the core's whole result: no message lies over it."""
     page.wait_for_function(
         """() => [...document.querySelectorAll('[data-testid=stBidiComponentIsolated]')].some(
             (host) => {
                 const stage = host.shadowRoot?.querySelector('.rn-stage');
                 return stage?.dataset.painted?.endsWith(':photo') && stage.dataset.live === ''
+                    && !stage.dataset.more
                     && stage.querySelector('.rn-status').textContent === '';
             })""",
         timeout=timeout,

@@ -125,6 +125,7 @@ function report(bench) {
   stage.dataset.view = [bench.x, bench.y, bench.scale].join(",");
   stage.dataset.painted = `${answer.image_id}:${answer.stamp}:${photo}`;
   stage.dataset.live = bench.live ? "live" : "";
+  stage.dataset.more = answer.more ? "more" : "";
   if (!bench.live) writeLegend(bench);
   announce(bench);
 }
