@@ -265,7 +265,7 @@ def _loud(
         target=own.target,
         matched=own.matched,
         max_iou=own.max_iou,
-        sentence=_sentence(own, outputs, match),
+        sentence=_sentence(own, box, outputs, match),
     )
 
 
@@ -274,12 +274,14 @@ def _original(outputs: Outputs, box: Tensor) -> Box:
     return (x1, y1, x2, y2)
 
 
-def _sentence(own: AnchorLoss, outputs: Outputs, match: AssignmentTrace) -> str:
+def _sentence(own: AnchorLoss, box: Tensor, outputs: Outputs, match: AssignmentTrace) -> str:
     """What its loudest column says of it, and what may be behind that."""
     says = f"{own.category} {own.p:.2f}" if own.p >= 0.01 else f"{own.category} below 0.01"
     if own.fate == "foreground":
         name = outputs.category_name(int(match.gt_labels[own.matched]))
         lead = f"foreground for {name} (IoU {own.max_iou:.2f})"
+        if not own.target and own.p < 0.5:
+            return f"{lead}, and most of its loss is of another class, {says}: an easy negative"
         if not own.target:
             return f"{lead}, but the model says {says}: another class"
         if own.p < 0.5:
@@ -287,10 +289,12 @@ def _sentence(own: AnchorLoss, outputs: Outputs, match: AssignmentTrace) -> str:
         return f"{lead}, and the model says {says}: well classified"
     if own.p < 0.5:
         return f"background, and the model says {says}: below 0.5, an easy negative"
-    same = own.best_gt is not None and int(match.gt_labels[own.best_gt]) == own.label
-    if same and own.max_iou > 0:
+    # Not only its best object: an anchor on a rider may overlap the motorcycle a little more.
+    same = match.gt_boxes[match.gt_labels == own.label]
+    iou = float(box_iou(box, same).max()) if len(same) else 0.0
+    if iou > 0:
         return (
-            f"background, but the model says {says}: IoU {own.max_iou:.2f} with an object of that "
+            f"background, but the model says {says}: IoU {iou:.2f} with an object of that "
             f"class, below bg_iou_thresh {match.config.bg_iou_thresh:g}"
         )
     return f"background, but the model says {says}: a missing label, or a false alarm"

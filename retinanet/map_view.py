@@ -61,7 +61,13 @@ def ranges_of(
     seen = {name: np.where(inside(outputs, name), own, np.nan) for name, own in maps.items()}
     if mode != "unit" or family == "score":
         return value_ranges(seen, mode)
-    return {name: (0.0, float(np.nanmax(np.abs(own))) or 1.0) for name, own in seen.items()}
+    return {name: _from_zero(own) for name, own in seen.items()}
+
+
+def _from_zero(values: NDArray[Any]) -> Range:
+    """From 0 to the largest absolute value; what is not finite does not count."""
+    finite = np.abs(values[np.isfinite(values)])
+    return 0.0, float(finite.max(initial=0.0)) or 1.0
 
 
 def as_bytes(values: NDArray[Any], low_high: Range) -> NDArray[np.uint8]:
@@ -119,7 +125,7 @@ def channels_of(
     mask = inside(outputs, name)
     seen = {str(number): np.where(mask, own, np.nan) for number, own in listed.items()}
     if mode == "unit":
-        found = {key: (0.0, float(np.nanmax(np.abs(own))) or 1.0) for key, own in seen.items()}
+        found = {key: _from_zero(own) for key, own in seen.items()}
     else:
         found = value_ranges(seen, mode)
     ranges = [found[str(number)] for number in numbers]

@@ -87,6 +87,11 @@ def _fit(outputs: Outputs, names: Sequence[str]) -> Pca:
     weights = np.concatenate([np.full(len(cells), 1 / max(len(cells), 1)) for cells in samples])
     weights /= weights.sum() or 1.0
     cells = np.concatenate(samples)
+    if not len(cells):  # nothing in it is a number
+        black = {name: np.full((*v.shape[1:], 3), PADDING, np.uint8) for name, v in maps.items()}
+        for image in black.values():
+            image.flags.writeable = False
+        return Pca(black, (0.0, 0.0, 0.0))
     mean = weights @ cells
     basis, explained = _components((cells - mean) * np.sqrt(weights)[:, None])
     projected = (cells - mean) @ basis

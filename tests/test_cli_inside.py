@@ -326,6 +326,9 @@ def test_pictures_and_files_of_ones_own(capsys, photo, truth, command):
         result = run(capsys, command, photo, *needed, "--csv", target)
         assert_one_line(result, "would be overwritten")
     assert [Path(own).read_bytes() for own in (truth, photo)] == before
+    same = str(Path(photo).parent / "both.out")
+    result = run(capsys, command, photo, *needed, "--csv", same, "--json", same)
+    assert_one_line(result, "two files")
 
 
 # --- loss ----------------------------------------------------------------------------------

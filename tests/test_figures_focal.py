@@ -1,6 +1,7 @@
 """The focal loss's figures, rows and words: what they draw and say is what the traces hold."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -203,6 +204,7 @@ def test_every_series_differs_in_more_than_its_colour_and_every_axis_says_what_i
         (0.0449, "4.5%"),
         (0.00013, "0.013%"),
         (1e-9, "under 0.0001%"),
+        (float("nan"), "not a number"),
     ],
 )
 def test_shares_in_words(share, text):
@@ -246,6 +248,8 @@ def test_why_alpha_is_a_quarter(outputs, match):
         for gamma in (0.0, 2.0)
     ]
     assert "gives the foreground less than alpha 0.75 does without it" in shares_sentence(made_up)
+    same = [row | {"foreground_loss_share": 1.0} for row in made_up]
+    assert "gives the foreground as much as alpha 0.75 does" in shares_sentence(same)
     with pytest.raises(ValueError, match="The rows need alpha"):
         shares_sentence(rows[:3])
 
@@ -293,9 +297,31 @@ def test_an_image_without_objects_is_drawn_and_told(outputs):
     cdf_figure(normalised_cdfs(outputs, match), "positives")
     shares = hardest_shares(outputs, match)
     assert cdf_sentence("positives", shares["positives"]).startswith("There are no positives")
+    said = shares_sentence(shares_over_gamma(outputs, match))
+    assert said.startswith("Here the foreground holds none of the loss, whatever alpha and gamma.")
+    assert "lowered" not in said
     figure = prior_figure(compare_priors(outputs, match))
     assert list(figure.data[0].x) == [None, None]
     assert "100% of it" in prior_sentence(compare_priors(outputs, match))
     shares_figure(shares_over_gamma(outputs, match), 0.25, 2.0)
     counts = rugs(outputs, match)
     loss_curves(0.25, 2.0, counts.positives, counts.negatives)
+
+
+def test_nothing_but_ignored_anchors_is_told(outputs):
+    match = assign(outputs, [[10.0, 10, 70, 80]], [5], MatcherConfig(1.0, 0.0, False))
+    assert match.counts["ignored"] == outputs.num_anchors
+    assert holders_sentence(holders(outputs, match)).startswith("Every anchor is ignored")
+
+
+def test_logits_that_are_not_numbers_are_told(outputs, match):
+    logits = [level.clone() for level in outputs.cls_logits]
+    logits[1][0, 0] = torch.nan
+    broken = replace(outputs, cls_logits=logits)
+    anchor = len(logits[0])
+    found = holders(broken, match)
+    assert "not a number" in holders_sentence(found)
+    holders_figure(found)
+    shares_figure(shares_over_gamma(broken, match), 0.25, 2.0)
+    assert "not a number" in shares_sentence(shares_over_gamma(broken, match))
+    assert "not a number" in anchor_sentence(anchor_loss(broken, match, anchor))

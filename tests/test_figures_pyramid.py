@@ -163,6 +163,8 @@ def test_point_rows_and_sentence(outputs):
     best = max(values, key=lambda value: value["score"] or -1)
     sentence = point_sentence(values)
     assert f"{best['score']:.3f} for {best['category']}, on {best['map']}" in sentence
+    # Not that they cover it: the last half cell of the picture can lie beyond them all.
+    assert sentence.startswith("Each of the five levels has one cell for this point")
 
 
 @pytest.mark.parametrize(

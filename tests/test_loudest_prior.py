@@ -156,6 +156,10 @@ def test_sentences_say_what_is_the_matter(outputs, match):
     assert said(foreground, {3: -7.0}).startswith(f"{lead}, but the model says class 3 below 0.01")
     assert said(foreground, {3: 8.0, 9: 5.0}).endswith("the model says class 9 0.99: another class")
     assert said(foreground, {3: 2.0}).endswith("the model says class 3 0.88: well classified")
+    # The column with most of the loss need not be what the model says: that is class 3, 0.97.
+    assert said(foreground, {3: 3.5, 9: -3.0}) == (
+        f"{lead}, and most of its loss is of another class, class 9 0.05: an easy negative"
+    )
     background = (match.matched_idxs == -1) & (match.best_gt == 0) & (match.max_iou > 0.1)
     near = int(torch.where(background)[0][0])
     iou = float(match.max_iou[near])
@@ -166,6 +170,19 @@ def test_sentences_say_what_is_the_matter(outputs, match):
         "background, but the model says class 50 0.88: a missing label, or a false alarm"
     )
     assert said(near, {50: -1.0}).endswith("class 50 0.27: below 0.5, an easy negative")
+
+
+def test_a_labelled_object_is_not_called_missing_where_another_overlaps_more(outputs):
+    both = assign(outputs, [[20.0, 20, 70, 80], [45, 20, 110, 80]], [3, 9])
+    anchors = torch.cat(outputs.anchors)
+    iou = box_iou(anchors, both.gt_boxes)
+    background = (both.matched_idxs == -1) & (iou[:, 0] > iou[:, 1]) & (iou[:, 1] > 0.1)
+    anchor = int(torch.where(background)[0][0])
+    changed = with_logits(outputs, anchor, {9: 2.0})
+    alone = torch.zeros(outputs.num_anchors).index_fill(0, torch.tensor([anchor]), 1.0)
+    loss = replace(compute_loss(changed, both), per_anchor=alone)
+    (loud,) = loudest(changed, both, loss, "negative")
+    assert f"IoU {iou[anchor, 1]:.2f} with an object of that class" in loud.sentence
 
 
 def test_there_may_be_nothing_loud(outputs, match):

@@ -210,3 +210,24 @@ def test_padding_neither_ranks_nor_ranges_channels(outputs, spoiled):
     for rank in ("active", "varied"):
         clean, dirty = (channels_of(o, "P3", rank, -1, "all") for o in (outputs, spoiled))
         assert (clean.numbers, clean.ranges) == (dirty.numbers, dirty.ranges)
+
+
+def test_what_is_not_a_number_ranges_nothing(outputs):
+    """A NaN or an infinite end would be no JSON, so nothing would be drawn at all."""
+    features = {name: torch.full_like(own, torch.nan) for name, own in outputs.features.items()}
+    features["P4"] = outputs.features["P4"].clone()
+    features["P4"][0, 0, 0] = torch.inf
+    broken = replace(outputs, features=features)
+    for family in ("strength", "channel"):
+        maps = maps_of(broken, family)
+        for mode in ("unit", "level", "all"):
+            ranges = ranges_of(broken, maps, mode, family)
+            assert np.isfinite(list(ranges.values())).all()
+    for name in ("P3", "P4"):
+        for mode in ("unit", "level", "all"):
+            found = channels_of(broken, name, "active", 0, mode)
+            assert np.isfinite([found.value_range, *found.ranges]).all()
+    assert (maps_of(broken, "pca")["C3"] == 0).all()
+    assert ranges_of(broken, {"P3": maps_of(broken, "strength")["P3"]}, "unit", "strength") == {
+        "P3": (0.0, 1.0)
+    }

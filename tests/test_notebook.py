@@ -139,6 +139,11 @@ def test_the_file_is_clean():
             assert cell["execution_count"] is None
 
 
+def test_the_command_it_gives_names_the_file_itself():
+    (named,) = re.findall(r"`jupyter lab ([^`]+)`", NOTEBOOK.read_text(encoding="utf-8"))
+    assert ROOT / named == NOTEBOOK
+
+
 def test_each_figure_has_words_before_it():
     notebook = nbformat.read(NOTEBOOK, as_version=4)
     kinds = {cell.id: cell for cell in notebook.cells}

@@ -224,8 +224,10 @@ def check_outputs(args: argparse.Namespace, inputs: Sequence[Path]) -> None:
     """Refuse before the work what could not or must not be written after it.
 
     Raises:
-        UsageError: as `check_target`.
+        UsageError: as `check_target`, or both files are one.
     """
+    if args.json and args.csv and args.json.resolve() == args.csv.resolve():
+        raise UsageError(f"--json and --csv both name {shown(str(args.csv))}; name two files.")
     for target in (args.json, args.csv):
         check_target(target, inputs)
 

@@ -110,6 +110,8 @@ def holders_figure(holders: Holders) -> go.Figure:
 
 def percent(share: float) -> str:
     """A share as per cent with two digits that count; "0%" and "100%" only for none and all."""
+    if share != share:  # of outputs that are not finite
+        return "not a number"
     if share <= 0:
         return "0%"
     if share >= 0.9995:

@@ -26,6 +26,8 @@ def holders_sentence(holders: Holders) -> str:
     """How few pairs the foreground is, and what it holds with and without focusing."""
     easy, hard, foreground = holders.groups
     config = holders.config
+    if not holders.num_pairs:
+        return "Every anchor is ignored, so no pair is in the loss, and the loss is 0."
     if not holders.num_foreground:
         return (
             f"There is no foreground anchor, so all of the loss is the background's: "
@@ -56,20 +58,24 @@ def shares_sentence(rows: Sequence[Mapping[str, float]], gamma: float = 2.0) -> 
     if not known or not {(0.25, 0.0), (0.75, 0.0)} <= share.keys():
         raise ValueError("The rows need alpha 0.25 and 0.75, each at gamma 0 and at one above 0.")
     at = min(known, key=lambda g: abs(g - gamma))
-    grows = share[0.25, at] >= share[0.75, 0.0]
+    paper = (
+        f"In the paper alpha 0.75 was best at gamma 0 (AP {TABLE_1A[0.75]:.1f}), 0.25 at gamma 2 "
+        f"(AP {TABLE_1B[2.0, 0.25]:.1f})."
+    )
+    if not any(share.values()):
+        return f"Here the foreground holds none of the loss, whatever alpha and gamma. {paper}"
+    focused, weighted = share[0.25, at], share[0.75, 0.0]
     why = (
         "Focusing has already given the foreground more than alpha 0.75 does without it, so "
         "alpha can be lowered"
-        if grows
-        else "On this image focusing with alpha 0.25 gives the foreground less than alpha 0.75 "
-        "does without it"
+        if focused > weighted
+        else "On this image focusing with alpha 0.25 gives the foreground "
+        f"{'less than' if focused < weighted else 'as much as'} alpha 0.75 does without it"
     )
     return (
         f"Here the foreground holds {percent(share[0.75, 0.0])} of the loss at gamma 0 with alpha "
         f"0.75 and {percent(share[0.25, 0.0])} with 0.25; at gamma {at:g} it holds "
-        f"{percent(share[0.75, at])} and {percent(share[0.25, at])}. {why}. In the paper alpha "
-        f"0.75 was best at gamma 0 (AP {TABLE_1A[0.75]:.1f}), 0.25 at gamma 2 (AP "
-        f"{TABLE_1B[2.0, 0.25]:.1f})."
+        f"{percent(share[0.75, at])} and {percent(share[0.25, at])}. {why}. {paper}"
     )
 
 

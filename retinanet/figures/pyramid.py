@@ -226,9 +226,10 @@ def point_sentence(values: Sequence[Mapping[str, Any]]) -> str:
         share = _percent(loudest["percentile"] / 100)
         strong = f"at least as strong as {share} of the picture's cells"
     return (
-        f"Five cells cover this point{beyond}; it stands out most on {loudest['map']}, where its "
-        f"cell at row {loudest['row']}, column {loudest['column']} is {strong}. The best "
-        f"score here is {best['score']:.3f} for {best['category']}, on {best['map']} with "
+        f"Each of the five levels has one cell for this point{beyond}; it stands out most on "
+        f"{loudest['map']}, where its cell at row {loudest['row']}, column {loudest['column']} is "
+        f"{strong}. The best score here is {best['score']:.3f} for {best['category']}, on "
+        f"{best['map']} with "
         f"anchors of {_listed([f'{size:.0f}' for size in best['anchor_sizes']])} px in the photo."
     )
 
