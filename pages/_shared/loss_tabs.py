@@ -9,7 +9,6 @@ from typing import Any
 import PIL.Image
 import PIL.ImageOps
 import streamlit as st
-from torchvision.ops import sigmoid_focal_loss
 
 from pages._shared import engine, reading, state, view
 from pages._shared.answering import POLL_SECONDS
@@ -48,6 +47,7 @@ from retinanet.loss_shares import (
     rugs,
     shares_over_gamma,
 )
+from retinanet.losses import sigmoid_focal_loss
 from retinanet.loudest import Loud, anchor_loss, loudest
 from retinanet.prior import compare_priors
 from retinanet.truth import labelled
