@@ -101,6 +101,27 @@ def wait_ready(page, timeout: float = 60_000) -> None:
 
 def wait_live(page, timeout: float = 90_000) -> None:
     """Until the canvas shows the photo with the core's whole result: no message lies over it."""
+    from playwright.sync_api import TimeoutError as TooLong
+
+    try:
+        _wait_live(page, timeout)
+    except TooLong as late:
+        raise AssertionError(f"the stage did not come alive: {_state_of(page)}") from late
+    wait_ready(page, timeout)
+
+
+def _state_of(page) -> str:
+    """What a stage that does not come alive says of itself."""
+    told = page.evaluate(
+        """() => [...document.querySelectorAll('[data-testid=stBidiComponentIsolated]')]
+            .map((host) => host.shadowRoot?.querySelector('.rn-stage')).filter(Boolean)
+            .map((stage) => [{...stage.dataset}, stage.querySelector('.rn-status').textContent])"""
+    )
+    faults = page.locator("[data-testid=stException]").all_text_contents()
+    return f"{page.url} {told} {faults}"
+
+
+def _wait_live(page, timeout: float) -> None:
     page.wait_for_function(
         """() => [...document.querySelectorAll('[data-testid=stBidiComponentIsolated]')].some(
             (host) => {
@@ -111,7 +132,6 @@ def wait_live(page, timeout: float = 90_000) -> None:
             })""",
         timeout=timeout,
     )
-    wait_ready(page, timeout)
 
 
 ANCHOR_SIZES = tuple(

@@ -84,6 +84,21 @@ def wait_for_count(page, count: int) -> None:
 # ------------------------------------------------------------------ the hand on the stage
 
 
+def test_an_object_is_added_and_a_place_asked_about_without_a_pointer(coffee):
+    coffee.locator(STAGE).focus()
+    coffee.keyboard.press("a")
+    press_key(coffee, "Enter")
+    objects = listed_objects(coffee)
+    assert objects[:-1] == COFFEE
+    assert objects[-1][1] == pytest.approx([200, 133.3, 400, 266.7], abs=NEAR)
+    assert selected(coffee) == len(COFFEE)
+    press_key(coffee, "Escape")
+    press_key(coffee, "Enter")
+    coffee.wait_for_url(lambda url: "point=300%2C200" in url)
+    press_key(coffee, "Enter")  # the same closes again
+    coffee.wait_for_url(lambda url: "point" not in url)
+
+
 @pytest.mark.parametrize("way", ["button", "key"])
 def test_an_object_is_added(coffee, way):
     if way == "key":

@@ -6,13 +6,14 @@ import hashlib
 import io
 import json
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import streamlit as st
 from pycocotools.coco import COCO
 
-from pages._shared import engine, lens, truth
+from pages._shared import engine, lens, truth, truth_panel
 from pages._shared.gallery import Picture
 from pages._shared.truth import Truth, TruthBox
 from retinanet import checkpoints
@@ -418,10 +419,28 @@ def test_a_link_of_an_upload_says_nothing_of_the_sample_shown_meanwhile(waiting)
     assert [name for name, *_ in told["truth"]["objects"]] == ["person"]
     assert told["view"]["point"] is None
     assert "an uploaded picture lives in the session" in words(app)
+    app.session_state["lens"] = replace(app.session_state["lens"], serial=7)
     upload(app, ("mine.jpg", jpeg()))
     told, _ = bench(app, "anchors")
     assert told["truth"]["objects"] == [["cup", 4, 4, 40, 40]]
     assert told["view"]["point"] == [10, 12]
+    assert told["view"]["serial"] == 7  # the browser has counted so far
+
+
+def test_a_fault_goes_with_the_picture_it_was_about(waiting):
+    app = open_inside("anchors", **SMALL, photo="coffee")
+    app.session_state["lens"] = replace(app.session_state["lens"], fault="That cannot be.")
+    assert bench(app.run(), "anchors")[0]["status"] == "That cannot be."
+    upload(app, ("red.jpg", jpeg("red")))
+    assert bench(app, "anchors")[0]["status"] == ""
+
+
+def test_many_files_of_annotations_read_the_pictures_once(session, monkeypatch):
+    """Each picture's size comes from decoding it: sixty of each would be thousands of them."""
+    asked = []
+    monkeypatch.setattr(truth_panel, "_pictures", lambda _: asked.append(1) or [])
+    truth_panel.take_in([(f"{n}.txt", b"0 0.5 0.5 0.1 0.1") for n in range(5)], None)
+    assert len(asked) == 1
 
 
 def test_another_picture_lets_go_of_what_was_asked(waiting):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import streamlit as st
 
@@ -59,8 +59,9 @@ class Awaited:
 def _welcome(awaited: Awaited, image: Image) -> None:
     """Open the picture that a link asked about, as the link has it."""
     view.open_photo(awaited.key)
-    view.keep(awaited.view)
-    lens.keep(awaited.lens)
+    # The browser counts on: an answer with an older number would look like an old answer.
+    view.keep(replace(awaited.view, serial=view.current().serial))
+    lens.keep(replace(awaited.lens, serial=lens.current().serial))
     st.session_state["lens_photo"] = awaited.key
     truth.take_link(awaited.key, awaited.truth, image.size)
 

@@ -92,7 +92,8 @@ def show(part: Part) -> None:
         spec, progress = what_can_answer(spec, picture)
     _let_go_of_the_last(picture)
     if st.session_state.get("lens_page") != part.name:
-        lens.change(hurried=True)  # the picture first, what takes longer with the next answer
+        # The picture first, what takes longer with the next answer; a fault was the last page's.
+        lens.change(hurried=True, fault="")
     st.session_state["lens_page"] = part.name
     scene = _scene(spec, picture, progress)
     with st.container():
@@ -107,7 +108,7 @@ def show(part: Part) -> None:
 def _let_go_of_the_last(picture: Picture) -> None:
     """What was asked about another picture is let go."""
     if st.session_state.setdefault("lens_photo", picture.key) != picture.key:
-        lens.change(point=None, object=-1)
+        lens.change(point=None, object=-1, fault="")
     st.session_state["lens_photo"] = picture.key
 
 
@@ -137,6 +138,7 @@ def _bench(part: Part, spec: ModelSpec, picture: Picture, progress: engine.Progr
     st.session_state["answered"] = scene.lens.serial
 
     def command(name: str) -> None:
+        lens.change(fault="")
         if name == "undo":
             truth.undo(picture.key)
         elif name == "adopt":

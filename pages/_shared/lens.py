@@ -16,6 +16,8 @@ from pages._shared import state, truth, view
 from pages._shared.parsing import corners, number, one_of, whole
 from retinanet.anchors import AnchorShape
 from retinanet.config import FROZEN_STAGES_RANGE, ConfigError, LossConfig, MatcherConfig
+from retinanet.samples import SAMPLES
+from retinanet.types import LEVELS
 
 if TYPE_CHECKING:
     from pages._shared.gallery import Picture
@@ -106,7 +108,7 @@ def _switch(text: str) -> bool:
 
 
 _PARSERS: dict[str, Callable[[str], Any]] = {
-    "level": one_of(("all", *FEATURES)),
+    "level": one_of(("all", *LEVELS)),
     "point": _point,
     "object": whole(0, 10_000),
     "map": one_of(MAPS),
@@ -201,11 +203,7 @@ def write_link(names: tuple[str, ...], picture_key: str) -> None:
     text = truth.link_text(picture_key)
     if text is not None:
         wanted["truth"] = text
-    for name in (*view.NAMES, *_PARSERS, "photo", "truth"):
-        if name not in wanted:
-            st.query_params.pop(name, None)
-        elif st.query_params.get(name) != wanted[name]:
-            st.query_params[name] = wanted[name]
+    state.write_query((*view.NAMES, *_PARSERS, "photo", "truth"), wanted)
 
 
 def follow_history() -> None:
@@ -215,6 +213,8 @@ def follow_history() -> None:
         return
     query = st.query_params.to_dict()
     st.session_state["photo"] = query.get("photo", "")
+    # The point and the object of the address are this picture's: they are not let go.
+    st.session_state["lens_photo"] = st.session_state["photo"] or SAMPLES[0].key
     keep(replace(from_query(query), serial=current().serial))
     told = view.from_query({name: query[name] for name in TRAINING if name in query})
     view.change(matcher=told.matcher, loss=told.loss)

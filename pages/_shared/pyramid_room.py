@@ -88,6 +88,7 @@ class PyramidPart:
         header, columns = _maps(scene)
         header |= {
             "names": list(scene.outputs.categories),
+            "feature": shown_feature(scene),
             "objects": _object_words(scene),
             "channels": scene.outputs.features[shown_feature(scene)].shape[0],
             "feature_words": stage_sentence(_row(scene)),

@@ -162,10 +162,10 @@ def _architecture(scene: Scene) -> None:
         return
     own = engine.get_engine().profile(scene.picture.image, scene.spec)
     st.markdown(f"**Frozen stages** {BADGES['training only']}")
+    st.session_state["frozen_choice"] = scene.lens.frozen  # also after Back and Forward
     st.select_slider(
         "frozen_stages",
         range(FROZEN_STAGES_RANGE[0], FROZEN_STAGES_RANGE[1] + 1),
-        value=scene.lens.frozen,
         key="frozen_choice",
         on_change=lambda: lens.change(frozen=st.session_state["frozen_choice"]),
         label_visibility="collapsed",

@@ -7,7 +7,7 @@ the whole view. Streamlit drops a value it cannot use without a word; `check_url
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
 import streamlit as st
@@ -113,6 +113,20 @@ def check_url() -> None:
             CHECKS[name](text)
         except ValueError as reason:
             say(f"The link's {name}={text[:40]} is ignored: {reason}.")
+
+
+def write_query(names: Iterable[str], wanted: Mapping[str, str]) -> None:
+    """Make these parameters of the address what is wanted; the others are removed.
+
+    What is set is set at once: the browser keeps an entry of its history for each change, and Back
+    would lead to an address that says half of it.
+    """
+    for name in names:
+        if name not in wanted:
+            st.query_params.pop(name, None)
+    changed = {name: text for name, text in wanted.items() if st.query_params.get(name) != text}
+    if changed:
+        st.query_params.update(changed)
 
 
 def redraw_canvas() -> None:

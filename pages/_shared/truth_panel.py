@@ -98,10 +98,11 @@ def take_in(files: list[tuple[str, bytes]], picture: Picture) -> None:
         if name.lower() in NAME_FILES:
             with _saying():
                 class_names = read_class_names(data)
+    known = _pictures(picture)  # once: their sizes come from decoding them
     for name, data in files:
         if name.lower() not in NAME_FILES:
             with _saying():
-                _take_in_one(name, data, picture, class_names)
+                _take_in_one(name, data, known, class_names)
 
 
 @contextmanager
@@ -112,8 +113,12 @@ def _saying() -> Iterator[None]:
         state.say(str(fault))
 
 
-def _take_in_one(name: str, data: bytes, picture: Picture, class_names: tuple[str, ...]) -> None:
-    known = _pictures(picture)
+def _take_in_one(
+    name: str,
+    data: bytes,
+    known: list[tuple[str, tuple[int, int], str]],
+    class_names: tuple[str, ...],
+) -> None:
     sizes = [(file_name, size) for file_name, size, _ in known]
     found = read_truth(data, name, image_names=sizes, class_names=class_names)
     for file_name, size, key in known:

@@ -135,11 +135,7 @@ def write_link() -> None:
     wanted = to_query(current())
     if state.photo():
         wanted["photo"] = state.photo()
-    for name in (*NAMES, "photo"):
-        if name not in wanted:
-            st.query_params.pop(name, None)
-        elif st.query_params.get(name) != wanted[name]:
-            st.query_params[name] = wanted[name]
+    state.write_query((*NAMES, "photo"), wanted)
 
 
 def pick(pair: int) -> None:
@@ -152,8 +148,7 @@ def open_photo(photo_id: str) -> None:
     if photo_id != state.photo():
         change(box=-1, why=None)
         st.session_state["open_image"] = ""  # until the page has run: messages on their way are old
-    st.session_state["photo"] = photo_id
-    st.query_params["photo"] = photo_id
+    st.session_state["photo"] = photo_id  # the link follows whole, with `write_link`
 
 
 # ------------------------------------------------------------------ the link

@@ -237,8 +237,11 @@ function buildLevelTable(bench) {
   bench.table.append(element("thead", {}, head), element("tbody", {}, ...bench.levelRows.map(({ row }) => row)));
 }
 
-const perForeground = (background, foreground) =>
-  foreground ? `1 : ${number(Math.round(background / foreground))}` : "none to learn from";
+function perForeground(background, foreground) {
+  if (!foreground) return "none to learn from";
+  const ratio = background / foreground;
+  return `1 : ${ratio < 10 ? +ratio.toFixed(1) : number(Math.round(ratio))}`;
+}
 
 function showAnchors(bench) {
   if (!bench.matched) return;

@@ -15,7 +15,7 @@ function attach(parent) {
   const find = (name) => parent.querySelector(name);
   const bench = {
     zoom: 1, x: 0, y: 0, scale: 1, hover: null, pointers: new Map(), travel: 0,
-    sent: 0, answered: 0, live: false,
+    sent: 0, wanted: 0, answered: 0, live: false,
     stage: find(".rn-stage"), canvas: find(".rn-canvas"), photoCanvas: find(".rn-photo"),
     tip: find(".rn-tip"), hint: find(".rn-hint"), status: find(".rn-status"),
     legend: find(".rn-legend"), list: find(".rn-list"),

@@ -87,6 +87,7 @@ function onWheel(bench, event) {
 
 function onKey(bench, event) {
   if (event.ctrlKey || event.metaKey || event.altKey) return;
+  if (event.key === "Enter" && event.target !== bench.stage) return; // it presses a button of the stage
   const actions = {
     "+": () => zoomBy(bench, 1.3),
     "=": () => zoomBy(bench, 1.3),

@@ -170,6 +170,10 @@ function clickLens(bench, px, py) {
     commit(bench, { object: hit.index });
     return;
   }
+  askAt(bench, photo);
+}
+
+function askAt(bench, photo) {
   const near = bench.state.point && Math.hypot(photo[0] - bench.state.point[0], photo[1] - bench.state.point[1]);
   const again = near !== null && near * bench.scale < 8; // the same click opens and closes
   commit(bench, { point: again ? null : photo.map((value) => Math.round(value * 10) / 10) });

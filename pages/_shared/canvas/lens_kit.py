@@ -27,7 +27,8 @@ FATE_NUMBERS = {"background": 0, "ignored": 1, "foreground": 2, "forced": 3}
 
 STAGE_WORDS = (
     "Plus and minus zoom, 0 shows the whole picture, arrows move it. N and P step through the "
-    "objects, A adds one, Delete removes the selected one, U undoes, Escape lets go."
+    "objects, A adds one (Enter then puts it in the middle), Delete removes the selected one, U "
+    "undoes, Enter asks about the middle, Escape lets go."
 )
 SCALE_WORDS = {"unit": "0 to 1", "level": "each level", "all": "all levels"}
 PAPER_WORDS = "The paper's images have about 100,000 anchors."

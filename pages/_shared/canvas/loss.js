@@ -232,7 +232,7 @@ function showLoss(bench) {
   const isPreview = bench.live ? "about " : "";
   bench.headline.replaceChildren(
     element("strong", { textContent: lossText(whole) }),
-    element("span", { textContent: `focal loss of this picture, ${isPreview}${shareText(total[0], whole)} of it from the ${number(bench.answer.columns.foreground.length)} foreground anchors. ${bench.answer.loss_words}` }),
+    element("span", { textContent: `focal loss of this picture, ${isPreview}${shareText(total[0], whole)} of it from the ${number(bench.answer.columns.foreground.length)} foreground anchors, all their classes counted. ${bench.answer.loss_words}` }),
   );
   bench.kindSwitch.show(bench.state.kind);
   bench.scaleSwitch.show(bench.state.range);

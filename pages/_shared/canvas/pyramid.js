@@ -141,7 +141,7 @@ function showThumbs(bench) {
   bench.gridOf = answer;
   bench.thumbs.replaceChildren(...answer.thumbs.map((one) => thumbButton(
     bench, thumb(one, answer.columns[`thumb_${one.name}`], answer.colour), `${one.name} ${one.words}`,
-    one.name === bench.state.feature, () => commit(bench, { feature: one.name, channel: -1 }), `map_${one.name}`)));
+    one.name === answer.feature, () => commit(bench, { feature: one.name, channel: -1 }), `map_${one.name}`)));
   const size = answer.map.rows * answer.map.columns;
   bench.channelGrid.replaceChildren(...(answer.grid ?? []).map(({ channel, words }, i) => thumbButton(
     bench, thumb(answer.map, answer.columns.grid.subarray(i * size, (i + 1) * size), false), words,
@@ -164,7 +164,7 @@ function showPyramid(bench) {
   if (bench.channelField.getRootNode().activeElement !== bench.channelField) bench.channelField.value = answer.channel ?? "";
   if (!bench.live) showThumbs(bench);
   bench.headline.replaceChildren(
-    element("strong", { textContent: state.feature }),
+    element("strong", { textContent: answer.feature }),
     element("span", { textContent: answer.feature_words }),
   );
 }
@@ -172,20 +172,20 @@ function showPyramid(bench) {
 const mapText = (value) => (Math.abs(value) >= 0.01 || value === 0 ? value.toFixed(3) : value.toExponential(1));
 
 function legendPyramid(bench) {
-  const { map, columns, place } = bench.answer;
+  const { map, columns, place, feature } = bench.answer;
   const keys = columns.rgb ? [element("span", { textContent: "Colour: the three main directions of the features; the same colour is the same kind of feature on all shown maps of a family." })]
-    : [rampKey(mapText(map.range[0]), mapText(map.range[1]), `${bench.state.feature}, ${map.title}:`)];
-  if (place) keys.push(...place.cells.map(({ name, color, dash }) => legendKey(`${name}'s cell`, color, dash.length > 0)), legendKey(`what ${bench.state.feature} sees there`, "#FFFFFF", true));
+    : [rampKey(mapText(map.range[0]), mapText(map.range[1]), `${feature}, ${map.title}:`)];
+  if (place) keys.push(...place.cells.map(({ name, color, dash }) => legendKey(`${name}'s cell`, color, dash.length > 0)), legendKey(`what ${feature} sees there`, "#FFFFFF", true));
   return keys;
 }
 
 function describePyramid(bench, [x, y]) {
-  const { map, columns, names } = bench.answer;
+  const { map, columns, names, feature } = bench.answer;
   const [x1, y1, x2, y2] = map.extent;
   const column = Math.min(map.columns - 1, Math.max(0, Math.floor(((x - x1) / (x2 - x1)) * map.columns)));
   const row = Math.min(map.rows - 1, Math.max(0, Math.floor(((y - y1) / (y2 - y1)) * map.rows)));
   const at = row * map.columns + column;
-  const place = `${bench.state.feature}, row ${row}, column ${column}`;
+  const place = `${feature}, row ${row}, column ${column}`;
   if (!columns.values) return place;
   const label = columns.labels ? ` ${names[columns.labels[at]] ?? `class ${columns.labels[at]}`}` : "";
   return `${place}\n${map.title} ${mapText(columns.values[at])}${label}`;

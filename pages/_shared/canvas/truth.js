@@ -89,7 +89,7 @@ function grabObject(bench, from) {
 
 function grabNew(bench, from, cancel) {
   const index = truthOf(bench).length;
-  const name = bench.lastCategory ?? bench.answer.truth.categories[0] ?? "object";
+  const name = newName(bench);
   const { width, height } = bench.answer;
   let large = false;
   return {
@@ -107,6 +107,26 @@ function grabNew(bench, from, cancel) {
     },
     cancel,
   };
+}
+
+// Without a pointer: an object in the middle of what is in sight, its corners to be typed in the panel.
+function addAtMiddle(bench) {
+  const { width, height } = bench.answer;
+  const [x, y] = middleOf(bench);
+  const [across, down] = [bench.width / bench.scale / 6, bench.height / bench.scale / 6];
+  const box = [within(x - across, width), within(y - down, height), within(x + across, width), within(y + down, height)];
+  const index = truthOf(bench).length;
+  setAdding(bench, false);
+  commit(bench, { truth: withObject(bench, index, [newName(bench), ...box]), object: index });
+}
+
+const newName = (bench) => bench.lastCategory ?? bench.answer.truth.categories[0] ?? "object";
+
+// The middle of the stage, in pixels of the picture.
+function middleOf(bench) {
+  const { width, height } = bench.answer;
+  const [x, y] = locate(bench, bench.width / 2, bench.height / 2).photo;
+  return [within(x, width), within(y, height)];
 }
 
 function setAdding(bench, adding) {
@@ -166,7 +186,7 @@ function buildTruth(bench, room) {
 function showTruth(bench) {
   const { truth } = bench.answer;
   const selected = selectedObject(bench);
-  setText(bench.truthWords, bench.adding ? "Drag on the picture from corner to corner." : truth.words);
+  setText(bench.truthWords, bench.adding ? "Drag on the picture from corner to corner, or press Enter on it for one in the middle." : truth.words);
   bench.addButton.setAttribute("aria-pressed", String(Boolean(bench.adding)));
   bench.undoButton.disabled = !truth.can_undo;
   bench.adoptButton.hidden = !truth.can_adopt;
@@ -263,6 +283,7 @@ const TRUTH_KEYS = (bench) => ({
   p: () => stepObject(bench, -1),
   a: () => setAdding(bench, !bench.adding),
   u: () => bench.setTriggerValue("command", "undo"),
+  Enter: () => (bench.adding ? addAtMiddle(bench) : askAt(bench, middleOf(bench))),
   Delete: () => removeObject(bench),
   Backspace: () => removeObject(bench),
   Escape: () => (bench.adding ? setAdding(bench, false) : commit(bench, { object: -1, point: null })),
