@@ -13,6 +13,16 @@ from retinanet.receptive import field_box, pixel_span, receptive_fields
 from retinanet.types import LEVELS, STAGES, Outputs
 
 
+@pytest.fixture(scope="module")
+def model():
+    return load_model("random", {"depth": 18, "min_size": 64, "max_size": 128}, "cpu")
+
+
+@pytest.fixture(scope="module")
+def real(model) -> Outputs:
+    return model(torch.rand(3, 60, 110))
+
+
 def influence(network, level: str, cell: int, width: int, subnet: str | None, top_down: bool):
     """First and last column of a strip of pixels that the gradient of one cell reaches."""
     strip = torch.rand(1, 3, 32, width, dtype=torch.float64) + 0.5

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 import retinanet as rn
 from retinanet.export import to_coco_results
+from retinanet.samples import load_sample
 from retinanet.truth import (
     MAX_OBJECTS,
     TruthBox,
@@ -28,6 +29,12 @@ from retinanet.truth_files import (
     read_truth,
 )
 from tests.test_truth import STREET, short
+
+
+@pytest.fixture(scope="module")
+def outputs():
+    model = rn.load_model("random", {"depth": 18, "min_size": 64, "max_size": 128})
+    return model(load_sample("astronaut"))
 
 
 def coco(annotations, images=None, **others):

@@ -148,13 +148,7 @@ def change(**changes: Any) -> None:
 
 def from_query(query: Mapping[str, str]) -> Lens:
     """The lens that a link describes; what it does not understand is left out with a sentence."""
-    found: dict[str, Any] = {}
-    for name, parse in _PARSERS.items():
-        if name in query:
-            try:
-                found[name] = parse(query[name])
-            except ValueError as reason:
-                state.say(f"The link's {name}={query[name][:40]} is ignored: {reason}.")
+    found = state.parsed(query, _PARSERS)
     lens = Lens(**found)
     try:
         _ = lens.shape

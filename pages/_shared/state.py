@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import streamlit as st
 
@@ -127,6 +128,18 @@ def write_query(names: Iterable[str], wanted: Mapping[str, str]) -> None:
     changed = {name: text for name, text in wanted.items() if st.query_params.get(name) != text}
     if changed:
         st.query_params.update(changed)
+
+
+def parsed(query: Mapping[str, str], parsers: Mapping[str, Callable[[str], Any]]) -> dict[str, Any]:
+    """What a link says, by name; what is not understood is left out with a sentence."""
+    found: dict[str, Any] = {}
+    for name, parse in parsers.items():
+        if name in query:
+            try:
+                found[name] = parse(query[name])
+            except ValueError as reason:
+                say(f"The link's {name}={query[name][:40]} is ignored: {reason}.")
+    return found
 
 
 def redraw_canvas() -> None:

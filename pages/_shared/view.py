@@ -225,13 +225,7 @@ _LOSS = ("alpha", "gamma")
 
 def from_query(query: Mapping[str, str]) -> View:
     """The view that a link describes; what it does not understand is left out with a sentence."""
-    found: dict[str, Any] = {}
-    for name, parse in _PARSERS.items():
-        if name in query:
-            try:
-                found[name] = parse(query[name])
-            except ValueError as reason:
-                state.say(f"The link's {name}={query[name][:40]} is ignored: {reason}.")
+    found = state.parsed(query, _PARSERS)
     try:
         return _assembled(found)
     except ConfigError as fault:

@@ -9,26 +9,15 @@ const STATE_PIXELS = [0, IGNORED, FOREGROUND, FORCED].map((state) =>
 
 function buildAnchors(bench) {
   const { knobRoom, below } = bench;
-  const bar = element("div", { className: "rn-bar" });
-  bench.presetChooser = element("select");
-  bench.presetChooser.append(element("option", { value: "", textContent: "your own", disabled: true }),
-    ...KIT.presets.map(({ name, title }) => element("option", { value: name, textContent: title })));
-  bench.presetChooser.addEventListener("change", () => {
-    const preset = KIT.presets.find(({ name }) => name === bench.presetChooser.value);
-    commit(bench, { training: { ...bench.state.training, ...preset.training } });
-  });
-  bench.presetWords = element("p", { className: "rn-purpose" });
-  bar.append(element("label", {}, "preset ", bench.presetChooser));
-  knobRoom.append(bar, bench.presetWords);
+  buildPresets(bench, knobRoom);
   buildTraining(bench, knobRoom, ["bg_iou_thresh", "fg_iou_thresh"]);
   knobRoom.append(lowQualityRow(bench), shapeForm(bench));
   bench.showSwitch = labelledSwitch("show", KIT.shown, (show) => commit(bench, { show }));
   bench.scaleSwitch = labelledSwitch("colour range", KIT.scales, (range) => commit(bench, { range }));
   bench.dialectSwitch = labelledSwitch("against torchvision", KIT.dialects, (dialect) => commit(bench, { dialect }));
   const views = element("div", { className: "rn-choices" }, bench.showSwitch.row, bench.scaleSwitch.row, bench.dialectSwitch.row);
-  bench.table = element("table");
-  below.append(views, element("div", { className: "rn-funnel" }, bench.table));
-  buildLevelTable(bench);
+  below.append(views);
+  buildLevelTable(bench, below, ["anchors", "foreground", "forced", "ignored", "background", "background per foreground"]);
   bench.truthStyle = objectStyle;
 }
 
@@ -225,18 +214,6 @@ function objectStyle(bench, index) {
   return { color: KIT.left_out, dash: [2, 4], words: "no anchor", mark: "−" };
 }
 
-function buildLevelTable(bench) {
-  const titles = ["level", "anchors", "foreground", "forced", "ignored", "background", "background per foreground"];
-  const head = element("tr", {}, ...titles.map((title) => element("th", { scope: "col", textContent: title })));
-  bench.levelRows = ["all", ...KIT.levels].map((name) => {
-    const button = element("button", { type: "button", textContent: name === "all" ? "all levels" : name, dataset: { level: name } });
-    button.addEventListener("click", () => commit(bench, { level: bench.state.level === name ? "all" : name }));
-    const cells = titles.slice(1).map(() => element("td"));
-    return { name, button, cells, row: element("tr", {}, element("th", { scope: "row" }, button), ...cells) };
-  });
-  bench.table.append(element("thead", {}, head), element("tbody", {}, ...bench.levelRows.map(({ row }) => row)));
-}
-
 function perForeground(background, foreground) {
   if (!foreground) return "none to learn from";
   const ratio = background / foreground;
@@ -247,13 +224,10 @@ function showAnchors(bench) {
   if (!bench.matched) return;
   const { counts } = bench.matched;
   const total = counts.reduce((sum, row) => sum.map((value, i) => value + row[i]), [0, 0, 0, 0]);
-  bench.levelRows.forEach(({ name, button, cells }, i) => {
-    const [background, ignored, foreground, forced] = i ? counts[i - 1] : total;
-    const values = [background + ignored + foreground, foreground, forced, ignored, background];
-    values.forEach((value, k) => setText(cells[k], number(value)));
-    setText(cells[5], perForeground(background, foreground));
-    button.setAttribute("aria-pressed", String(bench.state.level === name));
-  });
+  showLevels(bench, [total, ...counts].map(([background, ignored, foreground, forced]) => [
+    ...[background + ignored + foreground, foreground, forced, ignored, background].map(number),
+    perForeground(background, foreground),
+  ]));
   const [background, ignored, foreground] = total;
   setText(bench.headline, "");
   bench.headline.append(
@@ -266,10 +240,7 @@ function showAnchors(bench) {
   bench.scaleSwitch.row.hidden = bench.state.show !== "iou";
   bench.dialectSwitch.show(bench.state.dialect);
   bench.dialectSwitch.row.hidden = bench.state.show !== "dialect";
-  const fits = ({ training }) => Object.entries(training).every(([name, value]) => bench.state.training[name] === value);
-  const preset = KIT.presets.find(fits);
-  bench.presetChooser.value = preset?.name ?? "";
-  setText(bench.presetWords, preset?.purpose ?? "");
+  showPreset(bench);
   showShape(bench);
 }
 

@@ -217,6 +217,47 @@ function labelledSwitch(title, choices, onChoice) {
   return { row: element("div", { className: "rn-choice" }, element("span", { textContent: title }), root), show };
 }
 
+// Named settings, chosen from a list, with a line that says what the chosen ones are for.
+function buildPresets(bench, room) {
+  bench.presetChooser = element("select");
+  bench.presetChooser.append(element("option", { value: "", textContent: "your own", disabled: true }),
+    ...KIT.presets.map(({ name, title }) => element("option", { value: name, textContent: title })));
+  bench.presetChooser.addEventListener("change", () => {
+    const preset = KIT.presets.find(({ name }) => name === bench.presetChooser.value);
+    commit(bench, { training: { ...bench.state.training, ...preset.training } });
+  });
+  bench.presetWords = element("p", { className: "rn-purpose" });
+  room.append(element("div", { className: "rn-bar" }, element("label", {}, "preset ", bench.presetChooser)), bench.presetWords);
+}
+
+function showPreset(bench) {
+  const fits = ({ training }) => Object.entries(training).every(([name, value]) => bench.state.training[name] === value);
+  const preset = KIT.presets.find(fits);
+  bench.presetChooser.value = preset?.name ?? "";
+  setText(bench.presetWords, preset?.purpose ?? "");
+}
+
+// A row for all levels and one for each, whose names choose the level that is shown.
+function buildLevelTable(bench, room, titles) {
+  bench.levelRows = ["all", ...KIT.levels].map((name) => {
+    const button = element("button", { type: "button", textContent: name === "all" ? "all levels" : name, dataset: { level: name } });
+    button.addEventListener("click", () => commit(bench, { level: bench.state.level === name ? "all" : name }));
+    const cells = titles.map(() => element("td"));
+    return { name, button, cells, row: element("tr", {}, element("th", { scope: "row" }, button), ...cells) };
+  });
+  const head = ["level", ...titles].map((title) => element("th", { scope: "col", textContent: title }));
+  room.append(element("div", { className: "rn-funnel" }, element("table", {},
+    element("thead", {}, element("tr", {}, ...head)), element("tbody", {}, ...bench.levelRows.map(({ row }) => row)))));
+}
+
+// texts: for all levels and for each, what its cells say.
+function showLevels(bench, texts) {
+  bench.levelRows.forEach(({ name, button, cells }, i) => {
+    cells.forEach((cell, k) => setText(cell, texts[i][k]));
+    button.setAttribute("aria-pressed", String(bench.state.level === name));
+  });
+}
+
 function buildRoom(bench, parent) {
   Object.assign(bench, {
     isSplit: () => false, draw, grip: LENS_HANDS, opened: new Set(), state: null,

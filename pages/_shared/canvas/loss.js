@@ -4,41 +4,16 @@ const DECADES = 6; // of loss that the colours span, below the largest of their 
 
 function buildLoss(bench) {
   const { knobRoom, below } = bench;
-  const bar = element("div", { className: "rn-bar" });
-  bench.presetChooser = element("select");
-  bench.presetChooser.append(element("option", { value: "", textContent: "your own", disabled: true }),
-    ...KIT.presets.map(({ name, title }) => element("option", { value: name, textContent: title })));
-  bench.presetChooser.addEventListener("change", () => {
-    const preset = KIT.presets.find(({ name }) => name === bench.presetChooser.value);
-    commit(bench, { training: { ...bench.state.training, ...preset.training } });
-  });
-  bench.presetWords = element("p", { className: "rn-purpose" });
-  bar.append(element("label", {}, "preset ", bench.presetChooser));
-  knobRoom.append(bar, bench.presetWords);
+  buildPresets(bench, knobRoom);
   buildTraining(bench, knobRoom, ["alpha", "gamma"]);
   bench.plot = element("canvas", { className: "rn-plot", role: "img" });
   knobRoom.append(bench.plot, element("p", { className: "rn-small", textContent: KIT.plot_words }));
   bench.kindSwitch = labelledSwitch("show the loss of", KIT.kinds, (kind) => commit(bench, { kind }));
   bench.scaleSwitch = labelledSwitch("colour range", KIT.loss_scales, (range) => commit(bench, { range }));
-  bench.table_ = element("table");
-  below.append(element("div", { className: "rn-choices" }, bench.kindSwitch.row, bench.scaleSwitch.row),
-    element("div", { className: "rn-funnel" }, bench.table_));
-  buildLossTable(bench);
+  below.append(element("div", { className: "rn-choices" }, bench.kindSwitch.row, bench.scaleSwitch.row));
+  buildLevelTable(bench, below, ["loss", "share", "of it foreground", "of it background"]);
   bench.truthStyle = lossTruthStyle;
   new ResizeObserver(() => drawCurves(bench)).observe(bench.plot);
-}
-
-function buildLossTable(bench) {
-  const titles = ["level", "loss", "share", "of it foreground", "of it background"];
-  bench.levelRows = ["all", ...KIT.levels].map((name) => {
-    const button = element("button", { type: "button", textContent: name === "all" ? "all levels" : name, dataset: { level: name } });
-    button.addEventListener("click", () => commit(bench, { level: bench.state.level === name ? "all" : name }));
-    const cells = titles.slice(1).map(() => element("td"));
-    return { name, button, cells, row: element("tr", {}, element("th", { scope: "row" }, button), ...cells) };
-  });
-  bench.table_.append(
-    element("thead", {}, element("tr", {}, ...titles.map((title) => element("th", { scope: "col", textContent: title })))),
-    element("tbody", {}, ...bench.levelRows.map(({ row }) => row)));
 }
 
 function lossTruthStyle(bench, index) {
@@ -222,13 +197,10 @@ function showLoss(bench) {
   const { sides } = bench.shown;
   const total = sides.reduce(([f, b], [df, db]) => [f + df, b + db], [0, 0]);
   const whole = total[0] + total[1];
-  bench.levelRows.forEach(({ name, button, cells }, i) => {
-    const [foreground, background] = i ? sides[i - 1] : total;
+  showLevels(bench, [total, ...sides].map(([foreground, background]) => {
     const sum = foreground + background;
-    const texts = [lossText(sum), shareText(sum, whole), shareText(foreground, sum), shareText(background, sum)];
-    texts.forEach((text, k) => setText(cells[k], text));
-    button.setAttribute("aria-pressed", String(bench.state.level === name));
-  });
+    return [lossText(sum), shareText(sum, whole), shareText(foreground, sum), shareText(background, sum)];
+  }));
   const isPreview = bench.live ? "about " : "";
   bench.headline.replaceChildren(
     element("strong", { textContent: lossText(whole) }),
@@ -236,9 +208,7 @@ function showLoss(bench) {
   );
   bench.kindSwitch.show(bench.state.kind);
   bench.scaleSwitch.show(bench.state.range);
-  const preset = KIT.presets.find(({ training }) => Object.entries(training).every(([name, value]) => bench.state.training[name] === value));
-  bench.presetChooser.value = preset?.name ?? "";
-  setText(bench.presetWords, preset?.purpose ?? "");
+  showPreset(bench);
   drawCurves(bench);
 }
 
