@@ -255,6 +255,10 @@ def slide(page, name: str, position: float) -> None:
     """Move a slider as a hand does that has not let go yet."""
     knob(page, name).evaluate(SLIDE, position)
     page.wait_for_selector(f"{STAGE}[data-live=live]")
+    # It was live before, where the hand had moved before: what it shows comes with the next frame.
+    page.evaluate(
+        "() => new Promise((go) => requestAnimationFrame(() => requestAnimationFrame(go)))"
+    )
 
 
 def let_go(page, name: str) -> None:
