@@ -266,8 +266,13 @@ def rematch(match: AssignmentTrace, config: MatcherConfig) -> AssignmentTrace:
     Args:
         match: from `assign` or `assign_anchors`.
         config: the new settings.
+
+    Raises:
+        ValueError: the match was made by another implementation's rules (`match_dialect`).
     """
     if match.best is None:
+        if len(match.gt_boxes):
+            raise ValueError("This match does not hold its IoUs; match the anchors anew.")
         return replace(match, config=config)
     matches = from_best(match.best, config)
     return replace(

@@ -7,8 +7,16 @@ import torch
 from torchvision.models.detection._utils import Matcher
 from torchvision.ops import box_iou
 
-from retinanet.assignment import assign, ignore_background_in, match_anchors
+from retinanet.assignment import (
+    assign,
+    assign_anchors,
+    ignore_background_in,
+    match_anchors,
+    rematch,
+)
 from retinanet.config import ConfigError, LossConfig, MatcherConfig
+from retinanet.dialects import match_dialect
+from retinanet.layout import layout_of
 from retinanet.losses import compute_loss
 from retinanet.types import LEVELS
 from tests.oracle import our_model, torchvision_model
@@ -261,3 +269,24 @@ def test_lists_and_nothing_at_all_are_ground_truth(outputs):
 def test_settings_out_of_range_are_refused(config, settings):
     with pytest.raises(ConfigError, match=config.__name__):
         config(**settings)
+
+
+@pytest.mark.parametrize("bounds", [(0.5, 0.4, True), (0.9, 0.1, False), (0.3, 0.3, True)])
+@pytest.mark.parametrize("objects", [0, 3])
+def test_a_rematch_is_a_match(bounds, objects):
+    layout = layout_of((120, 160), 120, 160)
+    boxes = torch.tensor([[10.0, 12, 70, 90], [60, 20, 150, 110], [5, 5, 9, 9]])[:objects]
+    again = rematch(assign_anchors(layout, boxes), MatcherConfig(*bounds))
+    anew = assign_anchors(layout, boxes, config=MatcherConfig(*bounds))
+    assert torch.equal(again.matched_idxs, anew.matched_idxs)
+    assert torch.equal(again.is_low_quality, anew.is_low_quality)
+    assert again.config == anew.config and again.counts == anew.counts
+
+
+def test_another_implementations_match_is_not_rematched():
+    layout = layout_of((120, 160), 120, 160)
+    match = match_dialect(
+        "mmdetection", layout, torch.tensor([[10.0, 12, 70, 90]]), MatcherConfig()
+    )
+    with pytest.raises(ValueError, match="match the anchors anew"):
+        rematch(match, MatcherConfig(0.9, 0.1))
