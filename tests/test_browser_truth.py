@@ -253,6 +253,19 @@ def test_undo_goes_back_step_by_step(coffee):
         assert listed_objects(coffee) == wanted
 
 
+def test_a_hand_may_undo_faster_than_the_answers_come(coffee):
+    select(coffee, 0)
+    for end in ((300, 170), (320, 190)):
+        drag_photo(coffee, (end[0] - 20, end[1] - 20), end)
+    coffee.locator(STAGE).focus()
+    coffee.keyboard.press("Delete")
+    for _ in range(5):
+        coffee.keyboard.press("u")
+    coffee.wait_for_function(SHOWS, arg=[[text_of(one) for one in COFFEE]])
+    wait_live(coffee)
+    assert coffee.locator("[data-key=undo]").is_disabled()
+
+
 SHOWS = """([wanted]) => [...document.querySelectorAll('[data-testid=stBidiComponentIsolated]')]
     .some((host) => {
         const all = [...(host.shadowRoot?.querySelectorAll('.rn-list li') ?? [])];

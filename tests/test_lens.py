@@ -14,7 +14,7 @@ from hypothesis import strategies as some
 from pages._shared import lens, truth, view
 from pages._shared.anchors_room import AnchorsPart
 from pages._shared.gallery import Picture
-from pages._shared.lens import Lens, for_browser, from_message, from_query, to_query
+from pages._shared.lens import Act, Lens, for_browser, from_message, from_query, to_query
 from pages._shared.loss_room import LossPart
 from pages._shared.pyramid_room import PyramidPart
 from pages._shared.view import View
@@ -22,7 +22,7 @@ from retinanet.config import ConfigError, LossConfig, MatcherConfig
 from retinanet.truth import MAX_OBJECTS, TruthBox, TruthError
 from retinanet.types import Image
 
-LINKED = {field.name for field in fields(Lens)} - {"serial", "fault", "hurried"}
+LINKED = {field.name for field in fields(Lens)} - {"serial", "fault", "hurried", "acts"}
 PARTS = [AnchorsPart, LossPart, PyramidPart]
 PICTURE = Picture("photo", Image(PIL.Image.new("RGB", (640, 480)), "this"), "photo", False)
 CAT = TruthBox("cat", (10.0, 20.0, 110.0, 220.0))
@@ -204,20 +204,21 @@ def test_no_text_breaks_a_link(query):
 
 def message_of(shown=None, **changes):
     told = for_browser(shown or Lens()) | {"serial": 5, "image_id": "this", "truth": None}
+    told["acts"] += "truth" in changes or "undo" in changes
     return told | changes
 
 
 @settings(max_examples=100, deadline=None)
 @given(lenses, lenses)
 def test_the_browser_sends_back_what_it_was_told(told, before):
-    followed, training, objects = from_message(message_of(told), before)
+    followed, training, act = from_message(message_of(told), before)
     assert followed == replace(told, serial=5)
     assert training == (MatcherConfig(), LossConfig())
-    assert objects is None
+    assert act == Act()
 
 
 def test_a_message_may_leave_fields_out():
-    told = {"serial": 2, "training": for_browser(Lens())["training"]}
+    told = {"serial": 2, "acts": 0, "training": for_browser(Lens())["training"]}
     assert from_message(told, Lens(level="P6"))[0] == Lens(level="P6", serial=2)
 
 
@@ -232,9 +233,9 @@ TRAINING = {
 
 def test_training_settings_and_objects_are_read():
     drawn = [["cat", 10, 20, 110, 220]]
-    _, training, objects = from_message(message_of(training=TRAINING, truth=drawn), Lens())
+    _, training, act = from_message(message_of(training=TRAINING, truth=drawn), Lens())
     assert training == (MatcherConfig(0.7, 0.2, False), LossConfig(0.75, 0.5))
-    assert objects == (CAT,)
+    assert act == Act((CAT,), 0)
 
 
 HOSTILE = [
@@ -248,6 +249,8 @@ HOSTILE = [
     message_of(serial="x"),
     message_of(serial=math.nan),
     message_of(serial=math.inf),
+    message_of(acts=None),
+    message_of(undo="all"),
     message_of(training=None),
     message_of(training={}),
     message_of(training=[1, 2]),
@@ -338,6 +341,25 @@ def test_what_is_drawn_becomes_the_truth_and_what_is_sent_again_does_not(session
     assert session.kept["truths"]["photo"].objects == (CAT,)
     lens.take_message(message_of(truth=drawn), PICTURE)
     assert len(session.kept["truths"]["photo"].past) == 1
+
+
+def test_a_message_that_is_sent_again_does_nothing_again(session):
+    draw = message_of(truth=[["cat", 10, 20, 110, 220]])
+    lens.take_message(draw, PICTURE)
+    undo = draw | {"serial": 6, "acts": 2, "truth": None, "undo": 1}
+    lens.take_message(undo, PICTURE)
+    assert session.kept["truths"]["photo"].objects == ()
+    for again in (draw, undo):
+        lens.take_message(again | {"serial": 7}, PICTURE)
+        assert session.kept["truths"]["photo"].objects == ()
+        assert lens.current().acts == 2
+
+
+def test_what_is_drawn_and_taken_back_in_one_message_leaves_all_as_it_was(session):
+    lens.take_message(message_of(truth=[["cat", 10, 20, 110, 220]], undo=1), PICTURE)
+    assert session.kept["truths"]["photo"].objects == ()
+    lens.take_message(message_of(undo=10**9) | {"acts": 9}, PICTURE)  # more than there is
+    assert session.kept["truths"]["photo"].objects == ()
 
 
 # ------------------------------------------------------------------ hurried, then at leisure

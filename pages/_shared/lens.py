@@ -55,6 +55,8 @@ class Lens:
         fault: a sentence about a message that could not be followed; not part of the link.
         hurried: something has just been changed: what is drawn comes first, what takes longer in
             the next answer; not part of the link.
+        acts: how many times a hand has changed the ground truth or taken a change back, as far as
+            this lens has followed; what is sent twice is done once. Not part of the link.
     """
 
     level: str = "all"
@@ -77,6 +79,7 @@ class Lens:
     serial: int = 0
     fault: str = ""
     hurried: bool = False
+    acts: int = 0
 
     @property
     def shape(self) -> AnchorShape:
@@ -86,6 +89,19 @@ class Lens:
             ConfigError: it cannot be built; the message is a sentence.
         """
         return AnchorShape(self.base_size, self.scales, self.aspect_ratios)
+
+
+@dataclass(frozen=True)
+class Act:
+    """What a hand did to the ground truth.
+
+    Args:
+        objects: what is there now; None: as it was.
+        undos: how many changes, this one among them, are then taken back.
+    """
+
+    objects: tuple[truth.TruthBox, ...] | None = None
+    undos: int = 0
 
 
 def _point(text: str) -> tuple[float, float]:
@@ -227,7 +243,7 @@ def take_message(message: Any, picture: Picture) -> None:
     lens = current()
     asked = replace(lens, serial=0, hurried=False, fault="")
     try:
-        told, training, objects = from_message(message, lens)
+        told, training, act = from_message(message, lens)
     except (ValueError, TypeError, KeyError, AttributeError, OverflowError) as fault:
         is_sentence = isinstance(fault, ConfigError | truth.TruthError)
         words = str(fault) if is_sentence else "That setting cannot be followed."
@@ -240,16 +256,23 @@ def take_message(message: Any, picture: Picture) -> None:
     if message.get("image_id") != picture.image.id:
         # On its way when another photo was opened: what it asks is about the last one.
         told = replace(told, point=lens.point, object=lens.object)
-    elif objects is not None:
-        truth.edit(picture.key, truth.clip_truth(objects, picture.image.size))
-    again = training == before and objects is None and replace(told, serial=0) == asked
+    elif told.acts > lens.acts:
+        _do(act, picture)
+    again = training == before and replace(told, serial=0) == asked
     keep(replace(told, hurried=not again))
+
+
+def _do(act: Act, picture: Picture) -> None:
+    if act.objects is not None:
+        truth.edit(picture.key, truth.clip_truth(act.objects, picture.image.size))
+    for _ in range(act.undos):
+        truth.undo(picture.key)
 
 
 def from_message(
     message: Mapping[str, Any], lens: Lens
-) -> tuple[Lens, tuple[MatcherConfig, LossConfig], tuple[truth.TruthBox, ...] | None]:
-    """The lens, the training settings and the ground truth (None: as it was) of a message.
+) -> tuple[Lens, tuple[MatcherConfig, LossConfig], Act]:
+    """The lens, the training settings and what was done to the ground truth, of a message.
 
     Raises:
         ConfigError, TruthError: a setting or an object cannot be; the message is a sentence.
@@ -262,7 +285,8 @@ def from_message(
         value = message[name]
         empty = value is None or (name in ("object", "channel") and value == -1)
         found[name] = getattr(Lens(), name) if empty else parse(_told(value))
-    told = replace(lens, **found, serial=int(message["serial"]), fault="", hurried=False)
+    serial, acts = int(message["serial"]), max(lens.acts, int(message["acts"]))
+    told = replace(lens, **found, serial=serial, acts=acts, fault="", hurried=False)
     _ = told.shape  # refuses what cannot be built
     training = message["training"]
     matcher = MatcherConfig(
@@ -282,7 +306,8 @@ def from_message(
         boxes = tuple(
             truth.TruthBox(str(name), tuple(float(edge) for edge in box)) for name, *box in objects
         )
-    return told, (matcher, loss), boxes
+    undos = min(max(0, int(message.get("undo", 0))), truth.MAX_UNDO)
+    return told, (matcher, loss), Act(boxes, undos)
 
 
 def _told(value: Any) -> str:

@@ -173,7 +173,7 @@ def draw_bench(
         name: as in `send_bench`.
         packed: what it shows, from `retinanet.figures.columns.pack_columns`.
         on_view: called with what the controls say after each release (`lens.from_message`).
-        on_command: called with "undo" or "adopt".
+        on_command: called with "adopt", or "size" and the two lengths.
     """
     key = f"{name}_bench"
     _benches[name][1](

@@ -1,17 +1,42 @@
 // What the three pages that look inside share: what a hand changes, what Python answers, what is
 // drawn. PART says what is a page's own: build, receive, preview, paint, show, legend, click, describe.
 
+function change(bench, changes) {
+  Object.assign(bench.state, "truth" in changes ? { undo: 0 } : {}, changes);
+}
+
 function live(bench, changes) {
-  Object.assign(bench.state, changes);
+  change(bench, changes);
   bench.live = true;
   requestDraw(bench);
 }
 
 function commit(bench, changes) {
-  Object.assign(bench.state, changes);
+  change(bench, changes);
   bench.live = true;
   draw(bench); // now, not at the next frame: this and Python then work at once
+  settle(bench);
+}
+
+// Sends what the hand has come to. What it did to the ground truth gets a number: a message that is
+// sent again, for want of an answer, must not do it again.
+function settle(bench) {
+  const { truth, undo } = bench.state;
+  const isNew = truth ? truth !== bench.act?.truth : undo && undo !== bench.act?.undo;
+  if (isNew) {
+    bench.act = { truth, undo };
+    bench.acts = Math.max(bench.acts ?? 0, bench.answer.view.acts) + 1;
+  }
+  bench.state.acts = Math.max(bench.acts ?? 0, bench.answer.view.acts);
   send(bench);
+}
+
+// A change that has not been sent is let go here; others are Python's to take back, one question at a time.
+function undo(bench) {
+  const { truth } = bench.state;
+  if (truth && (truth !== bench.act?.truth || bench.unsent)) commit(bench, { truth: null, object: -1 });
+  else if (bench.live) bench.undos = (bench.undos ?? 0) + 1;
+  else commit(bench, { undo: 1 });
 }
 
 function receive(bench, data) {
@@ -23,7 +48,7 @@ function receive(bench, data) {
   if (changed) {
     Object.assign(bench, { zoom: 1, adding: false });
     const { object, point } = answer.view; // what was asked about the last picture is let go
-    bench.state = { ...(bench.state ?? answer.view), object, point, truth: null };
+    bench.state = { ...(bench.state ?? answer.view), object, point, truth: null, undo: 0 };
   }
   bench.stage.classList.toggle("zoomed", bench.zoom > 1);
   bench.status.textContent = answer.status;
@@ -34,7 +59,7 @@ function receive(bench, data) {
 
 function catchUp(bench) {
   if (!bench.answer || isOvertaken(bench)) return;
-  if (bench.live) send(bench); // a drag that ended where it began has no "change"
+  if (bench.live) settle(bench); // a drag that ended where it began has no "change"
   else if (bench.adopted !== bench.answer) adopt(bench);
 }
 
@@ -42,11 +67,14 @@ function adopt(bench) {
   const { answer } = bench;
   const { serial, ...state } = answer.view;
   bench.adopted = answer;
-  bench.state = { ...state, truth: null };
+  bench.act = null;
+  bench.state = { ...state, truth: null, undo: 0 };
   bench.live = false;
   bench.stage.dataset.agrees = answer.ready ? PART.agrees(bench) : "";
   showAll(bench);
   resize(bench);
+  if (bench.undos) commit(bench, { undo: bench.undos });
+  bench.undos = 0;
   if (answer.more) setTimeout(() => bench.answer === answer && !bench.live && send(bench), 30);
 }
 

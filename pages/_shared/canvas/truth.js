@@ -172,7 +172,7 @@ function drawHandles(context, bench, [, x1, y1, x2, y2]) {
 function buildTruth(bench, room) {
   bench.truthWords = element("p", { className: "rn-small" });
   bench.addButton = action("Add an object (A)", () => setAdding(bench, !bench.adding), "add");
-  bench.undoButton = action("Undo", () => bench.setTriggerValue("command", "undo"), "undo");
+  bench.undoButton = action("Undo", () => undo(bench), "undo");
   bench.adoptButton = action("Take the detections", () => bench.setTriggerValue("command", "adopt"), "adopt");
   bench.truthList = element("ul", { className: "rn-changes rn-objects" });
   bench.objectForm = element("div", { className: "rn-ask" });
@@ -282,7 +282,7 @@ const TRUTH_KEYS = (bench) => ({
   n: () => stepObject(bench, 1),
   p: () => stepObject(bench, -1),
   a: () => setAdding(bench, !bench.adding),
-  u: () => bench.setTriggerValue("command", "undo"),
+  u: () => undo(bench),
   Enter: () => (bench.adding ? addAtMiddle(bench) : askAt(bench, middleOf(bench))),
   Delete: () => removeObject(bench),
   Backspace: () => removeObject(bench),
