@@ -15,6 +15,7 @@ from typing import Any
 from urllib.parse import urlparse
 
 import torch
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from torchvision.models import WeightsEnum, get_model_weights
 from torchvision.models.detection import (
@@ -349,6 +350,24 @@ def _random_model(config: ModelConfig) -> RetinaNet:
         return RetinaNet(config)
 
 
+def stated_config(name_or_path: str | Path) -> ModelConfig | None:
+    """What named weights or a .safetensors file say of their model, without reading a tensor.
+
+    Returns:
+        The configuration; None where nothing states it, or there is no such file.
+    """
+    if name_or_path in OFFICIAL:
+        return OFFICIAL_CONFIGS[str(name_or_path)]
+    path = EMBEDDED_PATH if name_or_path == "embedded" else Path(name_or_path)
+    if path.suffix != ".safetensors" or not path.is_file():
+        return None
+    try:
+        with safe_open(path, framework="pt") as file:
+            return from_strings(file.metadata() or {}).config
+    except (CheckpointError, SafetensorError, OSError):
+        return None  # `open_checkpoint` says what is wrong with it
+
+
 def is_at_hand(name: str) -> bool:
     """Whether a named set of weights loads without a download."""
     return name not in OFFICIAL or _official_path(name).is_file()
@@ -380,7 +399,7 @@ def _open_official(name: str) -> Checkpoint:
 
 def _official_checkpoint(name: str, state_dict: dict[str, Tensor]) -> Checkpoint:
     meta = OFFICIAL[name].meta
-    categories, ids = _official_categories()
+    categories, ids = official_categories()
     card = {
         "summary": "torchvision's official weights.",
         "source": OFFICIAL[name].url,
@@ -390,7 +409,7 @@ def _official_checkpoint(name: str, state_dict: dict[str, Tensor]) -> Checkpoint
     return Checkpoint(name, state_dict, OFFICIAL_CONFIGS[name], True, categories, ids, card)
 
 
-def _official_categories() -> tuple[tuple[str | None, ...], tuple[int, ...]]:
+def official_categories() -> tuple[tuple[str | None, ...], tuple[int, ...]]:
     """Names and ids torchvision gives COCO's classes, None for the background and unused ids."""
     names = OFFICIAL["coco-v1"].meta["categories"]
     categories = tuple(None if name in ("__background__", "N/A") else name for name in names)
@@ -420,7 +439,7 @@ def _open_file(path: Path) -> Checkpoint:
     categories, category_ids = metadata.categories, metadata.category_ids
     says_nothing = metadata.config is None and not categories and not category_ids
     if says_nothing and found.num_classes == OFFICIAL_CONFIGS["coco-v1"].num_classes:
-        categories, category_ids = _official_categories()  # as torchvision's training script saves
+        categories, category_ids = official_categories()  # as torchvision's training script saves
     return Checkpoint(
         name=path.name,
         state_dict=state_dict,

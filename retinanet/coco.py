@@ -63,6 +63,7 @@ class CocoDataset:
         category_ids: COCO ids by label index.
         report: what reading it found: counts and what was left out, for people.
         min_label_score: an annotation with a lower `score` was taken as an area to ignore.
+        exclude_sources: images of these sources were left out.
     """
 
     annotation_file: Path
@@ -71,6 +72,7 @@ class CocoDataset:
     category_ids: tuple[int, ...]
     report: dict[str, int] = field(default_factory=dict)
     min_label_score: float = 0.5
+    exclude_sources: frozenset[str] = frozenset()
 
 
 def load_coco(
@@ -131,7 +133,10 @@ def load_coco(
     report["photos"] = len(photos)
     report["boxes"] = sum(len(photo.target.boxes) for photo in photos)
     ids = tuple(label_of)
-    return CocoDataset(annotation_file, tuple(photos), names, ids, report, min_label_score)
+    excluded = frozenset(exclude_sources)
+    return CocoDataset(
+        annotation_file, tuple(photos), names, ids, report, min_label_score, excluded
+    )
 
 
 def open_photo(photo: Photo) -> Image:

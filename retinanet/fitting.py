@@ -12,11 +12,9 @@ from functools import lru_cache
 from typing import Literal
 
 import torch
-from safetensors import safe_open
 from torchvision.models import WeightsEnum, get_model, get_model_weights
 
-from retinanet.checkpoint_metadata import from_strings
-from retinanet.checkpoints import EMBEDDED_PATH, OFFICIAL_CONFIGS, list_weights
+from retinanet.checkpoints import EMBEDDED_PATH, OFFICIAL_CONFIGS, list_weights, stated_config
 from retinanet.config import ModelConfig
 from retinanet.model import RetinaNet
 
@@ -86,16 +84,10 @@ def weights_that_fit(config: ModelConfig) -> list[Fit]:
     titles = {info.name: info.title for info in list_weights()}
     configs = dict(OFFICIAL_CONFIGS)
     if EMBEDDED_PATH.is_file():
-        configs = {"embedded": _embedded_config(), **configs}
+        configs = {"embedded": stated_config("embedded"), **configs}
     detectors = [_detector_fit(name, titles[name], own, config) for name, own in configs.items()]
     backbones = [_backbone_fit(w, config) for w in get_model_weights(f"resnet{config.depth}")]
     return detectors + backbones
-
-
-@lru_cache(maxsize=1)
-def _embedded_config() -> ModelConfig:
-    with safe_open(EMBEDDED_PATH, framework="pt") as file:
-        return from_strings(file.metadata()).config
 
 
 @lru_cache(maxsize=64)

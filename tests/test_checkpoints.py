@@ -17,6 +17,7 @@ from torchvision.models import ResNet18_Weights, ResNet50_Weights, resnet18
 
 import retinanet.checkpoints as checkpoints
 from retinanet.checkpoints import (
+    OFFICIAL_CONFIGS,
     CheckpointError,
     diagnose_mismatch,
     infer_config,
@@ -24,6 +25,7 @@ from retinanet.checkpoints import (
     load_backbone_weights,
     load_model,
     save_checkpoint,
+    stated_config,
     upgrade_keys,
 )
 from retinanet.config import ConfigError, ModelConfig, PostprocessConfig
@@ -478,3 +480,14 @@ def test_torchvision_backbone_refuses_the_caffe_stride(hub):
 def test_backbone_weights_refuse_a_detector(tmp_path):
     with pytest.raises(CheckpointError, match="does not fit a ResNet-18"):
         load_backbone_weights(load_model("random", TINY, device="cpu"), tiny_checkpoint(tmp_path))
+
+
+def test_what_weights_state_of_their_model_is_read_without_a_tensor(tmp_path):
+    model = load_model("random", {"depth": 18, "num_convs": 2, "min_size": 96})
+    path = tmp_path / "mine.safetensors"
+    save_checkpoint(model, path)
+    assert stated_config(path) == model.config
+    assert stated_config("coco-v1") == OFFICIAL_CONFIGS["coco-v1"]
+    (tmp_path / "broken.safetensors").write_bytes(b"no tensors")
+    for nothing in ("random", tmp_path / "none.safetensors", tmp_path / "broken.safetensors"):
+        assert stated_config(nothing) is None
