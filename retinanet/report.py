@@ -6,8 +6,7 @@ the browser refuse both. Whatever comes from outside (names, notes, the command)
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from pathlib import Path
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -19,6 +18,16 @@ from retinanet.figures.ledger import FATE_WORDS, ledger_rows, ledger_sentence
 from retinanet.figures.life import life_numbers
 from retinanet.figures.overlay import DRAWN, escaped, photo_with_boxes
 from retinanet.figures.palette import FATE_COLORS, LEVEL_COLORS, label_color
+from retinanet.html_page import (
+    Column,
+    command_line,
+    definition_list,
+    html_table,
+    number_cell,
+    page,
+    section,
+    swatch,
+)
 from retinanet.presets import preset_of
 from retinanet.types import LEVELS, Image
 
@@ -27,26 +36,6 @@ EXPLAINED = 20
 
 CLOSEST = 10
 """Dropped candidates that are listed for each fate."""
-
-_PAGE = """<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta http-equiv="Content-Security-Policy"
- content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{title}</title>
-<style>
-{style}</style>
-</head>
-<body>
-{body}
-</body>
-</html>
-"""
-
-Column = tuple[str, bool]
-"""A column's heading, and whether it holds numbers."""
 
 _CANDIDATE: tuple[Column, ...] = (
     *(("category", False), ("score", True), ("level", False)),
@@ -94,8 +83,7 @@ def html_report(
         _dropped(trace),
         _reproduce(image, command),
     ]
-    style = Path(__file__).with_name("report.css").read_text(encoding="utf-8")
-    return _PAGE.format(title=escaped(title), style=style, body="\n".join(parts))
+    return page(title, parts)
 
 
 def _lead(trace: DetectionTrace) -> str:
@@ -127,7 +115,7 @@ def _settings(trace: DetectionTrace) -> str:
         )
         rows.append(("class_score_thresh", ", ".join(floors)))
     preset = preset_of(config)
-    return _list("Settings", [*rows, *([("preset", preset.name)] if preset else [])])
+    return definition_list("Settings", [*rows, *([("preset", preset.name)] if preset else [])])
 
 
 def _facts(image: Image, trace: DetectionTrace, model_name: str) -> str:
@@ -143,12 +131,7 @@ def _facts(image: Image, trace: DetectionTrace, model_name: str) -> str:
         ("anchors", f"{outputs.num_anchors:,}"),
         ("classes", f"{outputs.num_classes:,}"),
     ]
-    return _list("Picture and model", facts)
-
-
-def _list(heading: str, rows: Iterable[tuple[str, str]]) -> str:
-    cells = "".join(f"<dt>{escaped(name)}</dt><dd>{escaped(value)}</dd>" for name, value in rows)
-    return f"<section><h2>{heading}</h2><dl>{cells}</dl></section>"
+    return definition_list("Picture and model", facts)
 
 
 def _ledger(trace: DetectionTrace) -> str:
@@ -158,12 +141,14 @@ def _ledger(trace: DetectionTrace) -> str:
     body = []
     for row, mark in zip(rows, [*marks, None], strict=True):
         name, *counts = row.values()
-        lead = f'<th scope="row">{_swatch(mark)}{escaped(name)}</th>'
+        lead = f'<th scope="row">{swatch(mark)}{escaped(name)}</th>'
         kind = "" if mark else ' class="sum"'
-        body.append(f"<tr{kind}>{lead}{''.join(_number(f'{count:,}') for count in counts)}</tr>")
+        body.append(
+            f"<tr{kind}>{lead}{''.join(number_cell(f'{count:,}') for count in counts)}</tr>"
+        )
     outputs = trace.outputs
     said = ledger_sentence(trace.counts, outputs.num_anchors, outputs.num_classes)
-    return _section("Ledger", said, _table("Ledger", columns, body))
+    return section("Ledger", said, html_table("Ledger", columns, body))
 
 
 # --- tables of candidates ------------------------------------------------------------------
@@ -176,8 +161,8 @@ def _detections(trace: DetectionTrace) -> str:
     columns.append(("kept while nms_thresh in", False))
     rows = [
         f'<tr id="row-{i + 1}"><td class="n"><a href="#box-{i + 1}">{i + 1}</a></td>'
-        f"{_cells(trace, i)}{_number(_anchor(trace, i))}"
-        f"{_number(f'{int(trace.candidates.rank[i]):,}')}<td>{_survival(trace, i)}</td></tr>"
+        f"{_cells(trace, i)}{number_cell(_anchor(trace, i))}"
+        f"{number_cell(f'{int(trace.candidates.rank[i]):,}')}<td>{_survival(trace, i)}</td></tr>"
         for i in range(min(len(trace), DRAWN))
     ]
     said = (
@@ -188,7 +173,7 @@ def _detections(trace: DetectionTrace) -> str:
     said += f" (the best {EXPLAINED} boxes)." if len(trace) > EXPLAINED else "."
     if len(trace) > DRAWN:
         said += f" The {len(trace) - DRAWN:,} after the best {DRAWN} are not listed."
-    return _section("Detections", said, _table("Detections", columns, rows))
+    return section("Detections", said, html_table("Detections", columns, rows))
 
 
 def _cells(trace: DetectionTrace, row: int) -> str:
@@ -196,10 +181,10 @@ def _cells(trace: DetectionTrace, row: int) -> str:
     table, label = trace.candidates, int(trace.candidates.label[row])
     level = LEVELS[int(table.level[row])]
     return (
-        f"<td>{_swatch(label_color(label))}{escaped(trace.categories[label])}</td>"
-        f"{_number(f'{float(table.score[row]):.3f}')}"
-        f"<td>{_swatch(LEVEL_COLORS[level])}{level}</td>"
-        + "".join(_number(f"{edge:.1f}") for edge in table.box_original[row].tolist())
+        f"<td>{swatch(label_color(label))}{escaped(trace.categories[label])}</td>"
+        f"{number_cell(f'{float(table.score[row]):.3f}')}"
+        f"<td>{swatch(LEVEL_COLORS[level])}{level}</td>"
+        + "".join(number_cell(f"{edge:.1f}") for edge in table.box_original[row].tolist())
     )
 
 
@@ -242,7 +227,7 @@ def _dropped(trace: DetectionTrace) -> str:
             iou,
             f"IoU least above nms_thresh {config.nms_thresh:g} first.",
             [("suppressed by", False), ("IoU", True)],
-            lambda row: f"<td>{_suppressor(trace, row)}</td>{_number(f'{iou[row]:.4f}')}",
+            lambda row: f"<td>{_suppressor(trace, row)}</td>{number_cell(f'{iou[row]:.4f}')}",
         ),
         _nearest(
             trace,
@@ -250,7 +235,7 @@ def _dropped(trace: DetectionTrace) -> str:
             beyond,
             f"Rank least beyond topk_candidates {config.topk_candidates:,} first.",
             [("rank in level", True)],
-            lambda row: _number(f"{int(table.rank[row]):,}"),
+            lambda row: number_cell(f"{int(table.rank[row]):,}"),
         ),
         _nearest(
             trace,
@@ -258,11 +243,11 @@ def _dropped(trace: DetectionTrace) -> str:
             position,
             f"The first after detections_per_img {config.detections_per_img:,}.",
             [("number after NMS", True)],
-            lambda row: _number(f"{int(position[row]):,}"),
+            lambda row: number_cell(f"{int(position[row]):,}"),
         ),
     )
     said = f"Of each fate, the {CLOSEST} that came closest to going on."
-    return _section("Dropped", said, "".join(parts))
+    return section("Dropped", said, "".join(parts))
 
 
 def _nearest(
@@ -278,11 +263,11 @@ def _nearest(
     rows = np.flatnonzero(table.fate.numpy() == fate)
     order = np.lexsort([-table.score.numpy()[rows], distance[rows]])[:CLOSEST]
     heading = f"{FATE_WORDS[name][:1].upper()}{FATE_WORDS[name][1:]}: {trace.counts[name]:,}"
-    lead = f"<h3>{_swatch(FATE_COLORS[name])}{heading}</h3>"
+    lead = f"<h3>{swatch(FATE_COLORS[name])}{heading}</h3>"
     if not len(rows):
         return lead
     body = [f"<tr>{_cells(trace, row)}{cells(row)}</tr>" for row in rows[order].tolist()]
-    return f"{lead}<p>{said}</p>{_table(heading, [*_CANDIDATE, *columns], body)}"
+    return f"{lead}<p>{said}</p>{html_table(heading, [*_CANDIDATE, *columns], body)}"
 
 
 def _suppressor(trace: DetectionTrace, row: int) -> str:
@@ -295,38 +280,11 @@ def _suppressor(trace: DetectionTrace, row: int) -> str:
     return f'<a href="#box-{by + 1}">{number}</a>, {score}' if by < DRAWN else f"{number}, {score}"
 
 
-# --- pieces --------------------------------------------------------------------------------
+# --- how to have it again ------------------------------------------------------------------
 
 
 def _reproduce(image: Image, command: str) -> str:
     versions = f"torch {torch.__version__}, torchvision {torchvision.__version__}"
     rows = [("made with", versions), ("picture SHA-256", image.id)]
-    # Each word in a span of its own: a line is never broken at the hyphens of an option.
-    words = " ".join(f"<span>{escaped(word)}</span>" for word in command.split(" "))
-    line = f"<pre><code>{words}</code></pre>" if command else ""
-    return f'<div class="end">{_section("Reproduce", "", line)}{_list("Versions", rows)}</div>'
-
-
-def _section(heading: str, said: str, content: str) -> str:
-    lead = f"<p>{escaped(said)}</p>" if said else ""
-    return f"<section><h2>{heading}</h2>{lead}{content}</section>"
-
-
-def _table(name: str, columns: Sequence[Column], rows: Sequence[str]) -> str:
-    heads = "".join(
-        f'<th scope="col"{" class=n" if is_number else ""}>{_swatch(LEVEL_COLORS.get(heading))}'
-        f"{heading}</th>"
-        for heading, is_number in columns
-    )
-    return (
-        f'<div class="scroll" role="region" aria-label="{name}" tabindex="0"><table><thead>'
-        f"<tr>{heads}</tr></thead><tbody>{''.join(rows)}</tbody></table></div>"
-    )
-
-
-def _number(text: str) -> str:
-    return f'<td class="n">{text}</td>'
-
-
-def _swatch(color: str | None) -> str:
-    return f'<i style="background:{color}"></i>' if color else ""
+    lead = section("Reproduce", "", command_line(command))
+    return f'<div class="end">{lead}{definition_list("Versions", rows)}</div>'
