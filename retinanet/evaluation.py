@@ -64,7 +64,8 @@ def score(dataset: CocoDataset, results: list[dict[str, Any]]) -> dict[str, Any]
         image_ids = [photo.image_id for photo in dataset.photos]
         if not results:
             return dict.fromkeys(METRICS, 0.0) | {"AP50_per_class": {}}
-        evaluation = COCOeval(truth, truth.loadRes(results), "bbox")
+        own = [dict(result) for result in results]  # pycocotools adds entries to what it is given
+        evaluation = COCOeval(truth, truth.loadRes(own), "bbox")
         evaluation.params.imgIds = image_ids
         evaluation.evaluate()
         evaluation.accumulate()

@@ -85,7 +85,7 @@ def add_postprocess_options(parser: argparse.ArgumentParser) -> None:
         "--class-score-thresh",
         nargs="+",
         action="extend",
-        type=_class_floor,
+        type=class_floor,
         metavar="CLASS=SCORE",
         help="scores of this class, by its name or label, must be above this too: person=0.5",
     )
@@ -173,7 +173,7 @@ def postprocess_config(args: argparse.Namespace, model: RetinaNet) -> Postproces
     return replace(preset or model.recommended or PostprocessConfig(), **values)
 
 
-def _class_floor(text: str) -> tuple[str, float]:
+def class_floor(text: str) -> tuple[str, float]:
     """Name or label, and score, of `person=0.5`."""
     name, _, score = text.rpartition("=")
     try:
