@@ -17,7 +17,8 @@ from typing import NoReturn
 
 COMMANDS: tuple[str, ...] = (
     *("detect", "why-not", "anchors", "loss", "pyramid"),
-    *("train", "evaluate", "benchmark"),
+    *("dataset", "shapes"),
+    *("train", "experiment", "evaluate", "benchmark"),
 )
 
 BAD_INPUT = 2

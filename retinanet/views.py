@@ -5,33 +5,51 @@ from __future__ import annotations
 import hashlib
 import random
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from retinanet.augment import View, make_view
 from retinanet.coco import CocoDataset, DatasetError, Photo, Target
 from retinanet.config import ConfigError
+from retinanet.distributed import ALONE, World
 from retinanet.feature_cache import CachedView, FeatureCache
 from retinanet.images import batch_images
 from retinanet.model import RetinaNet
 from retinanet.types import STAGES
 
 if TYPE_CHECKING:
-    from retinanet.training import TrainConfig
+    from retinanet.train_config import TrainConfig
 
 
 @dataclass(frozen=True, eq=False)
 class Batch:
-    """One step's data: padded images, or what the frozen ResNet said about them."""
+    """One step's data: padded images, or what the frozen ResNet said about them.
+
+    Args:
+        images: [N, 3, H, W]; None where `stages` are given.
+        stages: {"C3", "C4", "C5"} -> [N, C, H', W']; None where `images` are given.
+        padded_size: (H, W) of the whole global batch.
+        targets: N of them; boxes in pixels of the padded images.
+        share: images of this batch / images of the global batch; 0 for a stand-in, in a process
+            for which the global batch has no image.
+    """
 
     images: Tensor | None
     stages: dict[str, Tensor] | None
     padded_size: tuple[int, int]
     targets: list[Target]
+    share: float = 1.0
+
+    def to(self, device: torch.device) -> Batch:
+        """The same with its images or stages on a device; the targets stay where they are."""
+        images = None if self.images is None else self.images.to(device)
+        stages = self.stages and {name: stage.to(device) for name, stage in self.stages.items()}
+        return replace(self, images=images, stages=stages)
 
 
 class Views:
@@ -91,12 +109,17 @@ class Views:
             seed=self.config.seed,
         )
 
-    def fill_cache(self, model: RetinaNet, progress: Callable[[int, int], None]) -> None:
-        """Run the frozen ResNet on every view that the cache lacks; nothing without a cache."""
+    def fill_cache(
+        self, model: RetinaNet, progress: Callable[[int, int], None], world: World = ALONE
+    ) -> None:
+        """Run the frozen ResNet on every view that the cache lacks; nothing without a cache.
+
+        Of several processes each does its share, so none may read before all are done.
+        """
         if self.cache is None:
             return
         keys = [f"{image}-{v}" for v in range(self.config.cache_views) for image in self.photos]
-        self.cache.fill(model.backbone.eval(), keys, self.make, progress)
+        self.cache.fill(model.backbone.eval(), world.share(keys), self.make, progress)
 
     def _shape(self, key: str) -> tuple[int, int]:
         """What a batch must agree on: the padded size in a cache, else the orientation."""
@@ -133,16 +156,30 @@ class Views:
             yield from epoch_batches
             epoch += 1
 
-    def load(self, keys: list[str]) -> Batch:
-        """The data of a batch."""
+    def load(self, keys: list[str], world: World = ALONE) -> Batch:
+        """The data of a batch; of several processes each loads its share of it.
+
+        A share is padded as the whole batch is, since the anchors depend on the padding. A
+        process that the batch has no image for gets the first one, with a share of 0.
+        """
+        own = world.share(keys)
+        share = len(own) / len(keys)
+        own = own or keys[:1]
         if self.cache is None:
-            views = [self.make(key) for key in keys]
-            images = batch_images([view.image for view in views])
+            views = [self.make(key) for key in own]
+            images = _padded_alike(batch_images([view.image for view in views]), world)
             targets = [view.target for view in views]
-            return Batch(images, None, tuple(images.shape[-2:]), targets)
-        cached: list[CachedView] = [self.cache.read(key) for key in keys]
+            return Batch(images, None, tuple(images.shape[-2:]), targets, share)
+        cached: list[CachedView] = [self.cache.read(key) for key in own]
         stages = {name: torch.stack([view.stages[name] for view in cached]) for name in STAGES}
-        return Batch(None, stages, cached[0].padded_size, [view.target for view in cached])
+        targets = [view.target for view in cached]
+        return Batch(None, stages, cached[0].padded_size, targets, share)
+
+
+def _padded_alike(images: Tensor, world: World) -> Tensor:
+    """[N, 3, H, W] padded to the largest height and width that any process has."""
+    height, width = map(int, world.maximum(images.shape[-2:]))
+    return pad(images, (0, width - images.shape[-1], 0, height - images.shape[-2]))
 
 
 def photo_stamp(photo: Photo) -> str:

@@ -5,20 +5,22 @@ import subprocess
 import sys
 from pathlib import Path
 
+import PIL.Image
 import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 
 import retinanet.cli.evaluate as evaluate_command
-import retinanet.cli.train as train_command
 from retinanet.__main__ import main
+from retinanet.run_log import read_run
+from retinanet.training_run import TrainingRun
 from tests.shapes import write_shapes
 
 ROOT = Path(__file__).parent.parent
 
 
-def test_the_command_line_trains_evaluates_and_writes_a_card(tmp_path):
+def test_the_command_line_trains_evaluates_and_writes_a_card(tmp_path, capsys):
     annotations = write_shapes(tmp_path / "data")
     images = str(tmp_path / "data" / "images")
     out = tmp_path / "model.safetensors"
@@ -32,11 +34,9 @@ def test_the_command_line_trains_evaluates_and_writes_a_card(tmp_path):
         card = json.loads(file.metadata()["card"])
     assert card["recipe"]["steps"] == 2
     assert "AP50" in card["validation"]
-    command = [sys.executable, "-m", "retinanet", "evaluate", str(annotations)]
-    command += ["--images", images, "--weights", str(out), "--device", "cpu"]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith("AP ")
+    command = ["evaluate", str(annotations), "--images", images, "--weights", str(out)]
+    assert main([*command, "--device", "cpu"]) == 0
+    assert capsys.readouterr().out.startswith("AP ")
 
 
 @pytest.mark.parametrize(
@@ -89,6 +89,47 @@ def test_a_resumed_run_keeps_its_validations(command, tmp_path):
     with safe_open(tmp_path / "m.safetensors", "pt") as file:
         card = json.loads(file.metadata()["card"])
     assert [point["step"] for point in card["validations"]] == [1, 2, 3]
+    assert [point["step"] for point in card["curve"]] == [1, 2, 3]
+    run = read_run(tmp_path / "run")
+    assert (run.state, run.step, run.steps, run.fault) == ("done", 3, 3, "")
+    assert run.sentence == str(tmp_path / "m.safetensors")
+    assert [point["step"] for point in run.validations] == [1, 2, 3]
+    assert run.cost["steps"] == 3
+    for preview in run.previews:
+        pictures = [PIL.Image.open(tmp_path / "run" / name) for name in preview["files"]]
+        assert [picture.size for picture in pictures] == [(96, 72)] * 4
+    assert [preview["step"] for preview in run.previews] == [1, 2, 3]
+
+
+def test_the_last_step_is_validated_once_when_no_other_is(command, tmp_path):
+    assert main([*command, "--val", command[1], "--no-preview", "--no-probe"]) == 0
+    run = read_run(tmp_path / "run")
+    assert [point["step"] for point in run.validations] == [2]
+    assert (run.previews, run.cost) == ([], None)
+
+
+def test_a_probe_prints_the_cost_and_trains_nothing(command, tmp_path, capsys):
+    assert main([*command, "--probe", "--steps", "600", "--frozen-stages", "4"]) == 0
+    out = capsys.readouterr().out
+    assert "frozen: stem, layer1, layer2, layer3, layer4" in out
+    assert "600 steps take about" in out
+    assert not (tmp_path / "run").exists()
+    assert not (tmp_path / "m.safetensors").exists()
+
+
+def test_what_fits_is_taken_and_said_in_a_line(command, tmp_path, capsys):
+    start = ["--init-from", "embedded", "--depth", "50", "--variant", "v2", "--steps", "1"]
+    assert main([*command, *start, "--no-probe"]) == 0
+    line = next(x for x in capsys.readouterr().err.splitlines() if x.startswith("embedded:"))
+    assert "took stem, layer1, layer2, layer3, layer4, fpn" in line
+    assert "fresh: classification_head.cls_logits" in line
+
+
+def test_one_start_at_most(command, capsys):
+    with pytest.raises(SystemExit) as end:
+        main([*command, "--weights", "embedded", "--backbone", "imagenet"])
+    assert end.value.code == 2
+    assert len(capsys.readouterr().err.splitlines()) == 1
 
 
 def never(*_arguments, **_options):
@@ -115,20 +156,26 @@ def refusal(capsys, arguments):
         (["--run-folder", "text.json/run"], "cannot be written"),
         (["--weights", "m.safetensors"], "inputs"),
         (["--clip-grad-norm", "0"], "clip_grad_norm"),
+        (["--prior", "1"], "prior"),
+        (["--num-classes", "91"], "leave it out"),
+        (["--init-from", "random"], "random weights"),
+        (["--init-from", "missing.pth"], "missing.pth"),
     ],
 )
 def test_train_refuses_before_the_work(command, tmp_path, capsys, monkeypatch, options, words):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(train_command, "train", never)
+    monkeypatch.setattr(TrainingRun, "log_cost", never)
+    monkeypatch.setattr(TrainingRun, "train", never)
     Path("list.json").write_text("[]")
     Path("text.json").write_text("{")
     assert words in refusal(capsys, [*command, *options])
 
 
 def test_a_damaged_log_is_refused_before_the_work(command, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(train_command, "train", never)
+    monkeypatch.setattr(TrainingRun, "log_cost", never)
+    monkeypatch.setattr(TrainingRun, "train", never)
     (tmp_path / "run").mkdir()
-    (tmp_path / "run" / "curve.jsonl").write_text('{"step": 20, "classif')
+    (tmp_path / "run" / "steps.jsonl").write_text('{"step": "twenty"}\n')
     assert "damaged" in refusal(capsys, [*command, "--resume"])
 
 

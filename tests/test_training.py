@@ -2,16 +2,19 @@
 
 import json
 import os
+import random
 import threading
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
 from retinanet.coco import load_coco
-from retinanet.config import ConfigError, ModelConfig
+from retinanet.config import ConfigError, LossConfig, MatcherConfig, ModelConfig
 from retinanet.model import RetinaNet
 from retinanet.training import (
+    PARAMETER_STAGES,
     TrainConfig,
     TrainingError,
     batch_losses,
@@ -91,19 +94,6 @@ def test_resuming_gives_the_very_weights_of_an_uninterrupted_run(dataset, tmp_pa
     assert seen == [1, 2, 3, 4, 5, 6]
     for name, value in whole.state_dict().items():
         assert torch.equal(value, resumed.state_dict()[name]), name
-
-
-@pytest.mark.parametrize("frozen_stages", [0, 2, 4])
-def test_frozen_stages_do_not_change_and_the_others_do(dataset, tmp_path, frozen_stages):
-    model = new_model(dataset, frozen_stages=frozen_stages)
-    before = {name: value.clone() for name, value in model.state_dict().items()}
-    trained = train(model, dataset, TrainConfig(steps=3, **QUICK), run_folder=tmp_path / "run")
-    frozen = ("conv1", "bn1", *(f"layer{s}" for s in range(1, frozen_stages + 1)))
-    for name, value in trained.state_dict().items():
-        body = name.removeprefix("backbone.body.")
-        still = body != name and body.startswith(frozen)
-        if value.is_floating_point():
-            assert torch.equal(value, before[name]) == still, name
 
 
 def test_stored_features_train_as_computed_ones_do(dataset, tmp_path):
@@ -305,8 +295,131 @@ def test_a_damaged_checkpoint_is_refused_in_a_sentence(dataset, tmp_path, conten
         {"weight_decay": -1e-4},
         {"weight_decay": float("nan")},
         {"clip_grad_norm": 0.0},
+        {"prior": 0.0},
+        {"prior": 1.0},
+        {"steps": "10"},
+        {"seed": 1.5},
+        {"lr": float("inf")},
+        {"scale_jitter": 1.0},
+        {"scale_jitter": ("a", 2)},
+        {"matcher": {"fg_iou_thresh": 0.5}},
     ],
 )
 def test_settings_that_cannot_work_are_refused(settings):
     with pytest.raises(ConfigError, match="TrainConfig"):
         TrainConfig(**settings)
+
+
+def test_the_settings_survive_json_and_hostile_json_is_refused():
+    config = TrainConfig(steps=7, prior=0.1, matcher=MatcherConfig(0.6, 0.3), loss=LossConfig(0.5))
+    plain = json.loads(json.dumps(config.to_dict()))
+    assert TrainConfig.from_dict(plain) == config
+    for wrong in ({"epochs": 3}, {"matcher": 3}, {"loss": {"beta": 1}}, {"steps": None}):
+        with pytest.raises(ConfigError):
+            TrainConfig.from_dict(plain | wrong)
+
+
+def test_a_step_says_where_its_time_went_and_norms_add_up(dataset, tmp_path):
+    seen = []
+    config = TrainConfig(steps=3, finest_every=2, **QUICK)
+    model = new_model(dataset, frozen_stages=2)
+    train(model, dataset, config, run_folder=tmp_path, on_progress=seen.append)
+    for progress in seen:
+        parts = ("data", "forward", "backward", "optimizer")
+        seconds = [getattr(progress, f"seconds_{part}") for part in parts]
+        assert all(part > 0 for part in seconds)
+        assert sum(seconds) == pytest.approx(progress.seconds, rel=1e-6)
+        assert progress.memory_bytes > 50e6  # PyTorch itself is more
+        assert tuple(progress.grad_norms) == PARAMETER_STAGES
+        squares = sum(norm**2 for norm in progress.grad_norms.values())
+        assert squares**0.5 == pytest.approx(progress.grad_norm, rel=1e-5)
+    assert seen[-1].eta_seconds == 0 < seen[0].eta_seconds
+
+
+def test_a_step_draws_no_random_numbers(dataset, tmp_path):
+    """What a checkpoint would have to keep as well, were it otherwise."""
+    states = []
+
+    def note(progress):
+        numpy_state = np.random.get_state()  # noqa: NPY002
+        states.append((torch.get_rng_state().tolist(), random.getstate(), numpy_state[1]))
+
+    config = TrainConfig(steps=3, ema_decay=0.5, **QUICK)
+    train(new_model(dataset), dataset, config, run_folder=tmp_path, on_progress=note)
+    for torch_state, python_state, numpy_state in states[1:]:
+        assert torch_state == states[0][0]
+        assert python_state == states[0][1]
+        assert (numpy_state == states[0][2]).all()
+
+
+def test_a_checkpoint_outlives_a_kill_while_the_next_is_written(dataset, tmp_path, monkeypatch):
+    config = TrainConfig(steps=1, **QUICK)
+    train(new_model(dataset), dataset, config, run_folder=tmp_path)
+    before = (tmp_path / "last.pt").read_bytes()
+
+    def killed(state, path):
+        path.write_bytes(b"PK half")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(torch, "save", killed)
+    more = replace(config, steps=2)
+    with pytest.raises(KeyboardInterrupt):
+        train(new_model(dataset), dataset, more, run_folder=tmp_path, resume=True)
+    assert (tmp_path / "last.pt").read_bytes() == before
+    monkeypatch.undo()
+    seen = []
+    train(
+        new_model(dataset),
+        dataset,
+        more,
+        run_folder=tmp_path,
+        resume=True,
+        on_progress=lambda progress: seen.append(progress.step),
+    )
+    assert seen == [2]
+
+
+def test_a_run_begun_anew_is_not_resumed_from_the_checkpoint_of_another(dataset, tmp_path):
+    train(new_model(dataset), dataset, TrainConfig(steps=1, **QUICK), run_folder=tmp_path)
+
+    def crash(progress):
+        raise KeyboardInterrupt
+
+    config = TrainConfig(steps=2, **QUICK)
+    with pytest.raises(KeyboardInterrupt):
+        train(new_model(dataset), dataset, config, run_folder=tmp_path, on_progress=crash)
+    assert not (tmp_path / "last.pt").exists()
+    assert (tmp_path / "previous.pt").exists()
+
+
+def test_filling_the_cache_can_be_cancelled(dataset, tmp_path):
+    stop, seen = threading.Event(), []
+
+    def on_cache(done, total):
+        seen.append(done)
+        stop.set()
+
+    config = TrainConfig(steps=2, cache_views=2, **QUICK)
+    train(
+        new_model(dataset, frozen_stages=4),
+        dataset,
+        config,
+        run_folder=tmp_path,
+        on_cache=on_cache,
+        on_progress=lambda progress: pytest.fail("no step was to be made"),
+        cancel=stop,
+    )
+    assert seen == [1]
+    assert not (tmp_path / "last.pt").exists()
+
+
+@pytest.mark.parametrize(
+    "error", [torch.OutOfMemoryError("CUDA out of memory"), RuntimeError("can't allocate memory")]
+)
+def test_too_little_memory_is_a_sentence(dataset, tmp_path, monkeypatch, error):
+    def exhausted(*_arguments):
+        raise error
+
+    monkeypatch.setattr("retinanet.training_step.batch_losses", exhausted)
+    with pytest.raises(TrainingError, match="lower batch_size or min_size"):
+        train(new_model(dataset), dataset, TrainConfig(steps=1, **QUICK), run_folder=tmp_path)

@@ -5,29 +5,35 @@ from __future__ import annotations
 import argparse
 import datetime
 import json
-import sys
+from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from retinanet.checkpoint_metadata import MAX_CHARACTERS
-from retinanet.checkpoints import load_backbone_weights, load_model, save_checkpoint
+from retinanet.checkpoints import save_checkpoint
 from retinanet.cli.errors import UsageError
 from retinanet.cli.evaluate import check_categories
 from retinanet.cli.files import check_target
+from retinanet.cli.options import say
+from retinanet.cli.signals import TERMINATED, Stop, stopping
 from retinanet.coco import CocoDataset, load_coco
 from retinanet.config import LossConfig, MatcherConfig, ModelConfig
-from retinanet.devices import pick_device
-from retinanet.evaluation import METRICS, coco_results, score
+from retinanet.distributed import check_batch, joined, norm_note
+from retinanet.evaluation import METRICS
 from retinanet.model import RetinaNet
-from retinanet.training import Progress, TrainConfig, train
+from retinanet.run_record import RunRecord
+from retinanet.train_config import PLAIN_FIELDS, TrainConfig
+from retinanet.training_run import TrainingRun, measure
+from retinanet.training_start import start_model
 
 SUMMARY = "train on a COCO-format data set"
 
 MAX_CURVE_POINTS = 2000
 """In the card, whose length is limited."""
+
+CURVE = ("step", "classification", "bbox_regression")
+"""What the card's curve has of each step."""
 
 MODEL_OPTIONS = (
     "depth",
@@ -37,6 +43,7 @@ MODEL_OPTIONS = (
     "max_size",
     "frozen_stages",
     "stride_in_1x1",
+    "norm_eps",
 )
 
 
@@ -51,18 +58,38 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     data.add_argument("--exclude-sources", nargs="*", default=[], metavar="SOURCE")
 
     start = parser.add_argument_group("start and end")
-    start.add_argument("--backbone", help='ImageNet ResNet: a file, or "imagenet" to download it')
-    start.add_argument("--weights", help="start from a detector: a name or a file")
+    source = start.add_mutually_exclusive_group()
+    source.add_argument("--backbone", help='ImageNet ResNet: a file, or "imagenet" to download it')
+    source.add_argument("--weights", help="start from a detector: a name or a file")
+    source.add_argument("--init-from", help="take what fits of a detector: a name or a file")
     start.add_argument("--out", type=Path, required=True, help="checkpoint to write, .safetensors")
     start.add_argument("--run-folder", type=Path, default=Path("runs/train"))
     start.add_argument("--resume", action="store_true", help="go on from the run folder")
     start.add_argument("--device", default="auto")
     start.add_argument("--card", type=Path, help="JSON file whose entries go into the model card")
-    start.add_argument("--val-every", type=int, default=0, help="checkpoints between validations")
+    start.add_argument(
+        "--val-every",
+        type=int,
+        default=0,
+        metavar="N",
+        help="checkpoints between validations; 0: only at the end (%(default)s)",
+    )
+    start.add_argument(
+        "--preview",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="draw some photos of --val at each validation",
+    )
+    start.add_argument(
+        "--probe",
+        action=argparse.BooleanOptionalAction,
+        help="measure what the run will cost, print it and stop; --no-probe: do not measure",
+    )
 
-    _add_fields(parser.add_argument_group("model"), ModelConfig(), MODEL_OPTIONS)
-    plain = [f.name for f in fields(TrainConfig) if f.name not in ("matcher", "loss")]
-    _add_fields(parser.add_argument_group("training"), TrainConfig(), plain)
+    model = parser.add_argument_group("model")
+    _add_fields(model, ModelConfig(), MODEL_OPTIONS)
+    model.add_argument("--num-classes", type=int, help="can only be the data set's")
+    _add_fields(parser.add_argument_group("training"), TrainConfig(), PLAIN_FIELDS)
     for title, config in (("matching", MatcherConfig()), ("focal loss", LossConfig())):
         _add_fields(parser.add_argument_group(title), config, [f.name for f in fields(config)])
 
@@ -83,127 +110,91 @@ def run(args: argparse.Namespace) -> int:
     """Train, validate and save.
 
     Returns:
-        The exit code, 0. Bad input raises the error of the room that found it.
+        The exit code: 0; 130 or 143 when SIGINT or SIGTERM stopped it, with a checkpoint. Bad
+        input raises the error of the room that found it.
     """
     _check_out(args)
     card = _read_card(args.card)
-    config = TrainConfig(
-        **{
-            f.name: _value(args, f.name)
-            for f in fields(TrainConfig)
-            if f.name not in ("matcher", "loss")
-        },
-        matcher=MatcherConfig(**{f.name: getattr(args, f.name) for f in fields(MatcherConfig)}),
-        loss=LossConfig(**{f.name: getattr(args, f.name) for f in fields(LossConfig)}),
-    )
-    dataset = _dataset(args.annotations, args.images, args)
-    held_out = _dataset(args.val, args.val_images or args.images, args) if args.val else None
-    if held_out is not None:
-        check_categories(dataset.category_ids, held_out.category_ids)
-    torch.manual_seed(config.seed)
-    model = _model(args, dataset)
-    print(f"data: {dataset.report}", file=sys.stderr)
-    curve = Log(args.run_folder / "curve.jsonl", args.resume)
-    validations = Log(args.run_folder / "validations.jsonl", args.resume)
-    started = datetime.datetime.now(datetime.UTC)
-
-    def on_progress(progress: Progress) -> None:
-        if progress.step % 20 == 0 or progress.step == progress.steps:
-            _show(progress)
-            curve.add(
-                {
-                    "step": progress.step,
-                    "classification": round(progress.classification, 4),
-                    "bbox_regression": round(progress.bbox_regression, 4),
-                }
-            )
-
-    def on_checkpoint(current: RetinaNet, step: int) -> None:
-        due = args.val_every and (step // config.checkpoint_every) % args.val_every == 0
-        if held_out is not None and due:
-            metrics = score(held_out, coco_results(current, held_out))
-            point = {"step": step} | {name: metrics[name] for name in METRICS}
-            validations.add(point)
-            print(json.dumps(point), file=sys.stderr, flush=True)
-
-    try:
-        trained = train(
-            model,
-            dataset,
-            config,
-            run_folder=args.run_folder,
-            resume=args.resume,
-            on_progress=on_progress,
-            on_cache=_show_cache,
-            on_checkpoint=on_checkpoint,
-        )
-    except BrokenPipeError:  # of the output, not of a file
-        raise
-    except OSError as error:
-        raise _unwritable(args.run_folder, error) from error
-    card |= {
-        "recipe": {f.name: _plain(getattr(config, f.name)) for f in fields(TrainConfig)},
-        "data_report": dataset.report,
-        "started": started.isoformat(timespec="seconds"),
-        "curve": curve.points(MAX_CURVE_POINTS),
-        "validations": validations.points(MAX_CURVE_POINTS),
-    }
-    if held_out is not None:
-        metrics = score(held_out, coco_results(trained, held_out))
-        card["validation"] = metrics
-        print("  ".join(f"{name} {metrics[name]:.3f}" for name in METRICS))
-    save_checkpoint(trained, args.out, card=card)
-    print(args.out)
-    return 0
-
-
-class Log:
-    """Points over the steps, in a file so that a resumed run keeps what came before.
-
-    Args:
-        path: one JSON object a line, each with a "step".
-        resume: go on with the file instead of beginning it anew.
-
-    Raises:
-        UsageError: the file cannot be written, or is not one of these.
-    """
-
-    def __init__(self, path: Path, resume: bool) -> None:
-        self.path = path
-        self._points: dict[int, dict[str, float]] = {}
+    config = _train_config(args)
+    with joined(args.device) as (world, device), stopping(once=world.size == 1) as stop:
+        check_batch(config.batch_size, world)
+        tell = say if world.is_main else _silent
+        dataset, held_out = _datasets(args)
+        model = _model(args, config, dataset, tell).to(device)
+        tell(f"data: {dataset.report}")
+        if note := norm_note(model, device, world):
+            tell(note)
+        if args.probe:
+            cost = measure(model, dataset, config, world=world, cancel=stop.event)
+            if cost is not None:
+                print("\n".join(cost.sentences()))
+            return stop.code
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with path.open("a" if resume else "w", encoding="utf-8"):
-                pass  # found out now, not when there is something to lose
-            for line in path.read_text(encoding="utf-8").splitlines():
-                point = json.loads(line)
-                self._points[point["step"]] = point
+            finished = _train(args, config, model, (dataset, held_out), card, stop, tell)
+        except BrokenPipeError:  # of the output, not of a file
+            raise
         except OSError as error:
-            raise _unwritable(path, error) from error
-        except (ValueError, KeyError, TypeError) as error:
-            raise UsageError(f"{path} is damaged; remove it, or do not resume.") from error
-
-    def add(self, point: dict[str, float]) -> None:
-        """Append a step; of a step that is done twice, the later one counts."""
-        self._points[int(point["step"])] = point
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(point) + "\n")
-
-    def points(self, limit: int) -> list[dict[str, float]]:
-        """The points in order of steps, evenly thinned out to at most `limit`."""
-        steps = sorted(self._points)
-        return [self._points[step] for step in steps[:: -(-len(steps) // limit) or 1]]
+            reason = error.strerror or error
+            raise UsageError(f"{args.run_folder} cannot be written: {reason}.") from error
+        return 0 if finished else stop.code or TERMINATED
 
 
-def _unwritable(path: Path, error: OSError) -> UsageError:
-    return UsageError(f"{path} cannot be written: {error.strerror or error}.")
+def _train(
+    args: argparse.Namespace,
+    config: TrainConfig,
+    model: RetinaNet,
+    data: tuple[CocoDataset, CocoDataset | None],
+    card: dict[str, Any],
+    stop: Stop,
+    tell: Callable[[str], None],
+) -> bool:
+    """Train and, in rank 0, save; whether it got to the end."""
+    dataset, held_out = data
+    started = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    with TrainingRun(
+        args.run_folder, config, resume=args.resume, cancel=stop.event, say=tell
+    ) as run:
+        if args.probe is None:
+            run.log_cost(model, dataset)
+        trained = run.train(
+            model, dataset, held_out, val_every=args.val_every, preview=args.preview
+        )
+        if trained is not None and run.world.is_main:
+            card |= _card(config, dataset, started, run.record)
+            if run.metrics is not None:
+                card["validation"] = run.metrics
+                print("  ".join(f"{name} {run.metrics[name]:.3f}" for name in METRICS))
+            save_checkpoint(trained, args.out, card=card)
+            run.finish(str(args.out))
+            print(args.out)
+        return trained is not None
+
+
+def _card(
+    config: TrainConfig, dataset: CocoDataset, started: str, record: RunRecord
+) -> dict[str, Any]:
+    """What the checkpoint says about how it was made."""
+    validations = record.validations[:: -(-len(record.validations) // MAX_CURVE_POINTS) or 1]
+    return {
+        "recipe": config.to_dict(),
+        "data_report": dataset.report,
+        "started": started,
+        "curve": [{name: point.get(name) for name in CURVE} for point in record.curve],
+        "validations": [
+            {name: point.get(name) for name in ("step", *METRICS)} for point in validations
+        ],
+    }
+
+
+def _silent(line: str) -> None:
+    """Of several processes rank 0 alone speaks."""
 
 
 def _check_out(args: argparse.Namespace) -> None:
     """Refuse before the training what would be lost after it."""
     if args.out.suffix != ".safetensors":
         raise UsageError(f"--out must end in .safetensors, which {args.out} does not.")
-    starts = [Path(start) for start in (args.weights, args.backbone) if start]
+    starts = [Path(start) for start in (args.weights, args.backbone, args.init_from) if start]
     check_target(args.out, starts)
 
 
@@ -224,6 +215,15 @@ def _read_card(path: Path | None) -> dict[str, Any]:
     return card
 
 
+def _datasets(args: argparse.Namespace) -> tuple[CocoDataset, CocoDataset | None]:
+    """What to train on and what to validate on."""
+    dataset = _dataset(args.annotations, args.images, args)
+    held_out = _dataset(args.val, args.val_images or args.images, args) if args.val else None
+    if held_out is not None:
+        check_categories(dataset.category_ids, held_out.category_ids)
+    return dataset, held_out
+
+
 def _dataset(annotations: Path, images: Path, args: argparse.Namespace) -> CocoDataset:
     return load_coco(
         annotations,
@@ -233,39 +233,39 @@ def _dataset(annotations: Path, images: Path, args: argparse.Namespace) -> CocoD
     )
 
 
-def _value(args: argparse.Namespace, name: str) -> Any:
-    value = getattr(args, name)
-    return tuple(value) if isinstance(value, list) else value
-
-
-def _plain(value: Any) -> Any:
-    return value.to_dict() if hasattr(value, "to_dict") else value
-
-
-def _model(args: argparse.Namespace, dataset: CocoDataset) -> RetinaNet:
-    config = ModelConfig(
-        num_classes=len(dataset.categories), **{name: getattr(args, name) for name in MODEL_OPTIONS}
-    )
-    device = pick_device(args.device)
-    if args.weights:
-        return load_model(args.weights, config, device=device)
-    model = RetinaNet(config, dataset.categories, dataset.category_ids)
-    if args.backbone:
-        load_backbone_weights(model, args.backbone)
-    return model.to(device)
-
-
-def _show(progress: Progress) -> None:
-    print(
-        f"step {progress.step}/{progress.steps}  cls {progress.classification:.4f}  "
-        f"box {progress.bbox_regression:.4f}  fg {progress.num_foreground:.1f}  "
-        f"|grad| {progress.grad_norm:.2f}  lr {progress.lr:.2e}  {progress.seconds:.2f} s  "
-        f"left {progress.eta_seconds / 60:.1f} min",
-        file=sys.stderr,
-        flush=True,
+def _train_config(args: argparse.Namespace) -> TrainConfig:
+    return TrainConfig(
+        **{name: getattr(args, name) for name in PLAIN_FIELDS},
+        matcher=MatcherConfig(**{f.name: getattr(args, f.name) for f in fields(MatcherConfig)}),
+        loss=LossConfig(**{f.name: getattr(args, f.name) for f in fields(LossConfig)}),
     )
 
 
-def _show_cache(done: int, total: int) -> None:
-    if done % 100 == 0 or done == total:
-        print(f"features {done}/{total}", file=sys.stderr, flush=True)
+def _model(
+    args: argparse.Namespace,
+    config: TrainConfig,
+    dataset: CocoDataset,
+    tell: Callable[[str], None],
+) -> RetinaNet:
+    """The model to begin with, on the CPU."""
+    classes = len(dataset.categories)
+    if args.num_classes not in (None, classes):
+        raise UsageError(
+            f"The data set has {classes} categories, so --num-classes cannot be "
+            f"{args.num_classes}; leave it out."
+        )
+    shape = ModelConfig(
+        num_classes=classes, **{name: getattr(args, name) for name in MODEL_OPTIONS}
+    )
+    model, load = start_model(
+        shape,
+        dataset,
+        prior=config.prior,
+        seed=config.seed,
+        backbone=args.backbone,
+        weights=args.weights,
+        init_from=args.init_from,
+    )
+    if load is not None:
+        tell(load.sentence)
+    return model

@@ -1,0 +1,87 @@
+"""The checkpoint that a run goes on from: weights, optimiser, average and the steps done.
+
+A run needs no more: the order of the photos and their views are functions of the seed and the
+step, and nothing else in a step draws random numbers.
+"""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from retinanet.keymaps import diagnose_mismatch
+from retinanet.train_config import TrainingError
+from retinanet.training_step import Stepper
+
+# What PyTorch raises on a file that it did not write, or on a state that is another model's.
+_DAMAGE = (
+    OSError,
+    EOFError,
+    RuntimeError,
+    ValueError,
+    KeyError,
+    TypeError,
+    AttributeError,
+    pickle.UnpicklingError,
+)
+
+
+def save_state(path: Path, stepper: Stepper, step: int) -> None:
+    """Write the checkpoint; killed in mid-write, the last whole one stays.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    state: dict[str, Any] = {
+        "model": stepper.model.state_dict(),
+        "optimizer": stepper.optimizer.state_dict(),
+        "average": stepper.average.state_dict() if stepper.average else None,
+        "step": step,
+    }
+    unfinished = path.with_suffix(".part")
+    torch.save(state, unfinished)
+    unfinished.replace(path)
+
+
+def restore_state(path: Path, stepper: Stepper) -> int:
+    """Load a checkpoint; the number of steps done, 0 when there is none.
+
+    Raises:
+        TrainingError: it is damaged, or of a run with another model or optimiser.
+    """
+    if not path.exists():
+        return 0
+    model, average = stepper.model, stepper.average
+    try:
+        state = torch.load(path, map_location=model.device, weights_only=True)
+        weights, optimizer_state, step = state["model"], state["optimizer"], int(state["step"])
+        averages = state["average"]
+        fault = diagnose_mismatch(weights, model)
+    except _DAMAGE as error:
+        raise TrainingError(
+            f"{path} is damaged or was made by another program; remove it, or do not resume."
+        ) from error
+    if fault:
+        raise TrainingError(f"{path} does not fit the model that is to be trained: {fault}.")
+    try:
+        _check_optimizer(optimizer_state, stepper.optimizer)
+        model.load_state_dict(weights)
+        stepper.optimizer.load_state_dict(optimizer_state)
+        if average is not None and averages is not None:
+            average.load_state_dict(averages)
+    except _DAMAGE as error:
+        raise TrainingError(
+            f"{path} is of a run with other settings (optimizer, frozen_stages); resume with the "
+            "settings that it was begun with."
+        ) from error
+    return step
+
+
+def _check_optimizer(state: dict[str, Any], optimizer: torch.optim.Optimizer) -> None:
+    """Refuse another optimiser's state, which PyTorch would load and then miss values in."""
+    for stored, group in zip(state["param_groups"], optimizer.param_groups, strict=True):
+        if ("momentum" in stored) != ("momentum" in group):
+            raise ValueError("the state of another optimiser")
