@@ -16,6 +16,7 @@ from importlib import import_module
 from typing import Any
 
 _ROOMS = {
+    "analysis": ("confusion", "dataset_coverage", "error_types", "worst_images"),
     "anchors": ("AnchorShape",),
     "architecture": ("profile",),
     "assignment": ("AssignmentTrace", "assign", "assign_anchors"),
@@ -23,6 +24,7 @@ _ROOMS = {
     "coco": ("DatasetError", "load_coco"),
     "coverage": ("object_coverage", "remedies"),
     "config": ("ConfigError", "LossConfig", "MatcherConfig", "ModelConfig", "PostprocessConfig"),
+    "datasets": ("check_dataset", "open_dataset"),
     "dialects": ("dialect_differences", "match_dialect"),
     "detection": ("DetectionTrace", "detect"),
     "engine": ("Engine", "EngineError", "ModelSpec"),
@@ -36,8 +38,13 @@ _ROOMS = {
     "presets": ("Preset", "find_preset"),
     "report": ("html_report",),
     "rounds": ("nms_rounds",),
+    "runs": ("RunQueue", "RunRequest"),
     "samples": ("load_sample",),
+    "shapes": ("ShapesConfig", "make_shapes"),
+    "sweeps": ("CandidateStore", "Grid", "sweep"),
     "training": ("TrainConfig", "train"),
+    "training_cost": ("probe",),
+    "training_start": ("start_model",),
     "truth": ("TruthBox",),
     "truth_files": ("read_truth",),
     "types": ("Image", "Outputs"),

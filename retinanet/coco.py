@@ -220,7 +220,7 @@ def _read_json(path: Path) -> dict[str, Any]:
         data = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise DatasetError(f"{path} cannot be read: {error.strerror}.") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise DatasetError(f"{path.name} is not a JSON file: {error}.") from error
     if not isinstance(data, dict):
         raise DatasetError(f"{path.name} is not in COCO's detection format: it is no JSON object.")

@@ -155,7 +155,12 @@ class Engine:
         return view
 
     def outputs(
-        self, image: Image, spec: ModelSpec, cancel: threading.Event | None = None
+        self,
+        image: Image,
+        spec: ModelSpec,
+        cancel: threading.Event | None = None,
+        *,
+        keep: bool = True,
     ) -> Outputs:
         """What the model says about the picture: from the cache, or by one forward.
 
@@ -167,6 +172,8 @@ class Engine:
             spec: which model, at which size and precision.
             cancel: set it to give up while waiting for the model's turn or for another caller's
                 forward; one's own forward, once started, runs to its end.
+            keep: put a new answer into the cache. Whoever goes through thousands of pictures does
+                not, or those of all others would be driven out.
 
         Raises:
             Cancelled: `cancel` was set in time.
@@ -179,7 +186,7 @@ class Engine:
         return self._flights.run(
             ("outputs", key),
             find=lambda: self._held(self._cache, key),
-            make=lambda: self._compute(key, image, model, spec.precision, cancel),
+            make=lambda: self._compute(key, image, model, spec.precision, cancel, keep),
             cancel=cancel,
         )
 
@@ -313,14 +320,16 @@ class Engine:
         model: RetinaNet,
         precision: Precision | None,
         cancel: threading.Event | None,
+        keep: bool,
     ) -> Outputs:
         with self._turn(cancel):
             with self._lock:
                 self._misses += 1
             outputs = self._on_device(image, model, precision, RetinaNet.__call__)
-        with self._lock:
-            self._cache[key] = outputs
-            self._trim()
+        if keep:
+            with self._lock:
+                self._cache[key] = outputs
+                self._trim()
         return outputs
 
     def _on_device(

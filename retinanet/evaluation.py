@@ -62,10 +62,7 @@ def score(dataset: CocoDataset, results: list[dict[str, Any]]) -> dict[str, Any]
         truth.dataset = ground_truth(dataset)
         truth.createIndex()
         image_ids = [photo.image_id for photo in dataset.photos]
-        if not results:
-            return dict.fromkeys(METRICS, 0.0) | {"AP50_per_class": {}}
-        own = [dict(result) for result in results]  # pycocotools adds entries to what it is given
-        evaluation = COCOeval(truth, truth.loadRes(own), "bbox")
+        evaluation = COCOeval(truth, _detected(truth, results), "bbox")
         evaluation.params.imgIds = image_ids
         evaluation.evaluate()
         evaluation.accumulate()
@@ -78,6 +75,16 @@ def score(dataset: CocoDataset, results: list[dict[str, Any]]) -> dict[str, Any]
         if precision[0, column] > -1
     }
     return dict(zip(METRICS, values, strict=True)) | {"AP50_per_class": per_class}
+
+
+def _detected(truth: COCO, results: list[dict[str, Any]]) -> COCO:
+    """The results as pycocotools has them; its `loadRes` cannot take an empty list."""
+    if results:
+        return truth.loadRes([dict(own) for own in results])  # it adds entries to what it is given
+    none = COCO()
+    none.dataset = truth.dataset | {"annotations": []}
+    none.createIndex()
+    return none
 
 
 def evaluate(

@@ -18,7 +18,7 @@ import torchvision
 
 from retinanet.analysis.confusion import Confusion, confusion
 from retinanet.analysis.dataset_coverage import DatasetCoverage
-from retinanet.analysis.error_types import ErrorTypes, error_types
+from retinanet.analysis.error_types import ErrorTypes, ap_name, error_types
 from retinanet.analysis.matching import FALSE, TRUE, Matching
 from retinanet.analysis.worst import image_fates, worst_images
 from retinanet.coco import CocoDataset, DatasetError, Photo, open_photo
@@ -167,9 +167,9 @@ def _errors(errors: ErrorTypes) -> str:
         body.append(_row(f"{swatch(color)}{words}", *cells, said))
     columns = [("type", False), ("count", True), ("dAP50", True), ("", False), ("", False)]
     said = (
-        f"What AP50 ({_share(errors.ap50)}) would gain without the errors of one type (TIDE; IoU "
-        f"bounds {errors.bg_iou:g} and {errors.fg_iou:g}). The last two count again what the "
-        "others count."
+        f"What {ap_name(errors.fg_iou)} ({_share(errors.ap50)}) would gain without the errors of "
+        f"one type (TIDE; IoU bounds {errors.bg_iou:g} and {errors.fg_iou:g}). The last two count "
+        "again what the others count."
     )
     return section("Errors", said, html_table("Errors", columns, body))
 
@@ -194,7 +194,10 @@ def _classes(
         body.append(_row(escaped(name), *cells, _bar(0.0 if math.isnan(ap50) else ap50, _GREEN)))
     names = ("objects", "true", "false", "precision", "recall", "AP50")
     columns = [("class", False), *((name, True) for name in names), ("", False)]
-    said = f"True, false, precision and recall at scores above {score_thresh:g} and IoU .5."
+    said = (
+        f"True, false, precision and recall at scores above {score_thresh:g} and IoU "
+        f"{matching.iou:g}."
+    )
     return section("Classes", said, html_table("Classes", columns, body))
 
 
@@ -244,9 +247,11 @@ def _coverage(coverage: DatasetCoverage) -> str:
     words = [words for words, _, _ in STATUS_STYLES.values()]
     columns = [("√area, px", False), ("objects", True), *((word, True) for word in words)]
     columns += [("natural", True), ("", False)]
+    whole = coverage.photos == coverage.of_photos
+    counted = f"On {coverage.photos:,} of {coverage.of_photos:,} photos. " if not whole else ""
     said = (
-        f"{coverage.suggestion} Sizes in pixels of the resized photo; an object has a natural "
-        "match when an anchor is foreground for it by its IoU alone."
+        f"{counted}{coverage.suggestion} Sizes in pixels of the resized photo; an object has a "
+        "natural match when an anchor is foreground for it by its IoU alone."
     )
     return section("Anchors", said, html_table("Anchors", columns, body))
 
@@ -279,8 +284,8 @@ def _photos(dataset: CocoDataset, errors: ErrorTypes, score_thresh: float, limit
         _figure(dataset, photo_of[row["image_id"]], errors, row, score_thresh) for row in rows
     ]
     said = (
-        f"Lowest F1 first, at scores above {score_thresh:g} and IoU .5. Solid boxes are detections "
-        "in the colours of their classes; dashed yellow ones are objects."
+        f"Lowest F1 first, at scores above {score_thresh:g} and IoU {errors.fg_iou:g}. Solid boxes "
+        "are detections in the colours of their classes; dashed yellow ones are objects."
     )
     grid = (
         '<div style="--most:100%;display:grid;gap:1.4rem;margin-top:.8rem;'

@@ -6,12 +6,14 @@ training the pyramid and the subnets feasible on a CPU.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -19,6 +21,7 @@ from retinanet.augment import View
 from retinanet.backbone import Backbone
 from retinanet.coco import Target
 from retinanet.images import batch_images
+from retinanet.train_config import TrainingError
 from retinanet.types import STAGES
 
 
@@ -87,20 +90,44 @@ class FeatureCache:
             "labels": target.labels.contiguous(),
             "ignore": target.ignore.contiguous(),
         }
-        unfinished = self.path(key).with_suffix(".part")
-        save_file(tensors, unfinished, {"padded_size": f"{padded_size[0]}x{padded_size[1]}"})
-        unfinished.replace(self.path(key))  # a killed run leaves no half file
+        path = self.path(key)
+        unfinished = path.with_suffix(".part")
+        try:
+            save_file(tensors, unfinished, {"padded_size": f"{padded_size[0]}x{padded_size[1]}"})
+            unfinished.replace(path)  # a killed run leaves no half file
+        except (OSError, SafetensorError) as error:
+            unfinished.unlink(missing_ok=True)
+            raise TrainingError(
+                f"The stored features {path} cannot be written: {error}; make room, or set "
+                "cache_views to 0."
+            ) from error
 
     def padded_size(self, key: str) -> tuple[int, int]:
         """(height, width) of a view's padded image, without reading its tensors."""
-        with safe_open(self.path(key), "pt") as file:
-            height, width = file.metadata()["padded_size"].split("x")
-        return int(height), int(width)
+        with self._opened(key) as file:
+            return _size(file)
 
     def read(self, key: str) -> CachedView:
         """A view from the cache."""
-        with safe_open(self.path(key), "pt") as file:
+        with self._opened(key) as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            padded_size = _size(file)
         target = Target(tensors["boxes"], tensors["labels"], tensors["ignore"])
         stages = {name: tensors[name].float() for name in STAGES}
-        return CachedView(stages, self.padded_size(key), target)
+        return CachedView(stages, padded_size, target)
+
+    @contextmanager
+    def _opened(self, key: str) -> Iterator[Any]:
+        try:
+            with safe_open(self.path(key), "pt") as file:
+                yield file
+        except (OSError, SafetensorError) as error:
+            raise TrainingError(
+                f"The stored features {self.path(key)} are gone or damaged; remove the folder "
+                f"{self.folder}, and they are made again."
+            ) from error
+
+
+def _size(file: Any) -> tuple[int, int]:
+    height, width = file.metadata()["padded_size"].split("x")
+    return int(height), int(width)

@@ -17,6 +17,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from filelock import FileLock, Timeout
+
 from retinanet.run_record import (
     COST,
     PREVIEWS,
@@ -38,6 +40,10 @@ if TYPE_CHECKING:
 __all__ = ["STATES", "RunLog", "RunReader", "RunRecord", "read_run"]
 
 
+LOCK = "run.lock"
+"""Held by the process that writes; the system lets go of it when that is killed."""
+
+
 def plain(value: Any) -> Any:
     """As JSON has it: floats to six digits, null for what is no finite number, paths as text."""
     if isinstance(value, Mapping):
@@ -57,20 +63,30 @@ class RunLog:
         resume: go on with the files instead of beginning them anew. Of a step that is done twice
             the later counts.
 
+    The folder is the writer's own until `close`, or until its process has gone.
+
     Raises:
-        TrainingError: the folder cannot be written, or a file in it is damaged.
+        TrainingError: the folder cannot be written, another run is being written to it, or a file
+            in it is damaged.
     """
 
     def __init__(self, folder: Path, *, resume: bool) -> None:
         self.folder = Path(folder)
+        self._lock = FileLock(self.folder / LOCK, timeout=0, thread_local=False)
         self._step = self._steps = 0
         self._lines: dict[str, _Lines] = {}
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
+            self._lock.acquire()
             if not resume:
                 (self.folder / COST).unlink(missing_ok=True)
             for name in (STEPS, VALIDATIONS, PREVIEWS):
                 self._lines[name] = _Lines(self.folder / name, resume)
+        except Timeout as error:
+            raise TrainingError(
+                f"Another run is being written to {self.folder}; wait for its end, or choose "
+                "another folder."
+            ) from error
         except OSError as error:
             raise _unwritable(self.folder, error) from error
         last = self._lines[STEPS].last
@@ -127,6 +143,7 @@ class RunLog:
         """Close the files; nothing can be added after it."""
         for lines in self._lines.values():
             lines.close()
+        self._lock.release()
 
     def _replace(self, name: str, content: Mapping[str, Any]) -> None:
         unfinished = self.folder / f"{name}.part"

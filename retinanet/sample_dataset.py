@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 
 from retinanet.checkpoints import official_categories
-from retinanet.coco import CocoDataset, load_coco
+from retinanet.coco import CocoDataset, DatasetError, load_coco
 from retinanet.samples import SAMPLES, load_sample, sample_path
 
 
@@ -21,9 +21,18 @@ def make_sample_dataset(folder: Path) -> CocoDataset:
         The data set: all 80 categories of COCO, so that a detection of any class counts.
 
     Raises:
-        OSError: the folder cannot be written.
+        DatasetError: the folder cannot be written.
         ImageError: a sample is missing from this installation.
     """
+    try:
+        path = _write(folder)
+    except OSError as error:
+        raise DatasetError(f"{folder} cannot be written: {error.strerror}; make room.") from error
+    return load_coco(path, folder / "images")
+
+
+def _write(folder: Path) -> Path:
+    """The annotation file, which is written last."""
     images = folder / "images"
     images.mkdir(parents=True, exist_ok=True)
     names, _ = official_categories()
@@ -32,8 +41,8 @@ def make_sample_dataset(folder: Path) -> CocoDataset:
     for image_id, sample in enumerate(SAMPLES, start=1):
         source = sample_path(sample.key)
         target = images / source.name
-        if not target.is_file():
-            shutil.copyfile(source, target)
+        if not target.is_file() or target.stat().st_size != source.stat().st_size:
+            shutil.copyfile(source, target)  # the size tells a copy that was cut short
         width, height = load_sample(sample.key).size
         entries.append({"id": image_id, "file_name": target.name, "width": width, "height": height})
         for box in sample.boxes:
@@ -54,4 +63,4 @@ def make_sample_dataset(folder: Path) -> CocoDataset:
     unfinished = path.with_suffix(".part")
     unfinished.write_text(json.dumps(data), encoding="utf-8")
     unfinished.replace(path)
-    return load_coco(path, images)
+    return path

@@ -22,7 +22,7 @@ from retinanet.model import RetinaNet
 from retinanet.parameter_groups import PARAMETER_STAGES
 from retinanet.single_flight import Cancelled
 from retinanet.train_config import TrainConfig, TrainingError, learning_rate
-from retinanet.training_state import restore_state, save_state
+from retinanet.training_state import Checkpoints, restore_state
 from retinanet.training_step import Progress, Stepper, batch_losses, build_optimizer, run_batch
 from retinanet.views import Views
 
@@ -55,6 +55,7 @@ def train(
     resume: bool = False,
     on_progress: Callable[[Progress], None] = lambda progress: None,
     on_cache: Callable[[int, int], None] = lambda done, total: None,
+    on_resume: Callable[[RetinaNet, int], None] = lambda model, step: None,
     on_checkpoint: Callable[[RetinaNet, int], None] = lambda model, step: None,
     cancel: threading.Event | None = None,
 ) -> RetinaNet:
@@ -71,9 +72,12 @@ def train(
         on_progress: called after each step; of several processes in rank 0.
         on_cache: called with (views done, in all) while the feature cache is filled; of several
             processes in each, for its share.
-        on_checkpoint: called after a checkpoint with the weights to use (the average, where
-            there is one) and the number of steps done; for validation. Of several processes in
-            each, so that they can share it.
+        on_resume: called before the first step of a run that is resumed, as `on_checkpoint`; with
+            0 steps done where there was no checkpoint.
+        on_checkpoint: called after every `checkpoint_every`-th step, the last and one that it was
+            stopped after, with the weights to use (the average, where there is one) and the
+            number of steps done; for validation. Of several processes in each, so that they can
+            share it.
         cancel: when set, training writes a checkpoint and returns after the current step; before
             the first step, while the feature cache is filled, it returns at once. Set in one
             process it stops all after the same step.
@@ -83,8 +87,8 @@ def train(
 
     Raises:
         TrainingError: the model is for other categories, the checkpoint in `run_folder` does not
-            fit, the batch cannot be shared out, the memory does not suffice, or the loss is no
-            longer a finite number.
+            fit or cannot be written, the batch cannot be shared out, the memory does not suffice,
+            or the loss or its gradient is no longer a finite number.
         DatasetError, ImageError: a photo cannot be used.
         OSError: `run_folder` cannot be written.
     """
@@ -100,25 +104,36 @@ def train(
     if not resume and world.is_main and checkpoint.exists():
         # Killed before its own first checkpoint, this run must not be resumed from another's.
         checkpoint.replace(run_folder / PREVIOUS)
-    start = restore_state(checkpoint, stepper) if resume else 0
+    start = 0
+    if resume:
+        start = restore_state(checkpoint, stepper)
+        on_resume(stepper.result, start)
     if not _fill_cache(views, model, on_cache, cancel, world):
         return stepper.result
     model.train()
+    checkpoints = Checkpoints(checkpoint, config)
     began = time.perf_counter()
     for step, keys in enumerate(islice(views.batches(), start, config.steps), start):
         progress = stepper.run(views, keys, step)
         if world.is_main:
             pace = (time.perf_counter() - began) / (step + 1 - start)
             on_progress(replace(progress, eta_seconds=pace * (config.steps - step - 1)))
-        stopped = world.any(cancel is not None and cancel.is_set())
-        if stopped or step + 1 == config.steps or (step + 1) % config.checkpoint_every == 0:
-            if world.is_main:
-                save_state(checkpoint, stepper, step + 1)
+        stopped = _is_stopped(cancel, world)
+        regular = stopped or step + 1 == config.steps or (step + 1) % config.checkpoint_every == 0
+        if world.is_main and (regular or checkpoints.overdue):
+            checkpoints.save(stepper, step + 1)
+        if regular:
             on_checkpoint(stepper.result, step + 1)
             model.train()
+            stopped = stopped or _is_stopped(cancel, world)
         if stopped:
             break
     return stepper.result
+
+
+def _is_stopped(cancel: threading.Event | None, world: World) -> bool:
+    """Whether any process is to stop; all must ask together."""
+    return world.any(cancel is not None and cancel.is_set())
 
 
 def _take_categories(model: RetinaNet, dataset: CocoDataset) -> None:

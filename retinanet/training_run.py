@@ -140,9 +140,14 @@ class TrainingRun:
         photos = preview_photos(held_out) if held_out and preview else ()
 
         def on_checkpoint(current: RetinaNet, step: int) -> None:
-            due = val_every and (step // self.config.checkpoint_every) % val_every == 0
+            due = val_every and step % (self.config.checkpoint_every * val_every) == 0
             if held_out is not None and due and not self._is_stopped():
                 self._validate(current, held_out, photos, step)
+
+        def on_resume(current: RetinaNet, step: int) -> None:
+            self._step = step  # the log may know of steps that the checkpoint does not
+            if step and not self.world.any(self._has_validated(step)):
+                on_checkpoint(current, step)  # it was stopped or killed while it validated
 
         trained = train(
             model,
@@ -152,6 +157,7 @@ class TrainingRun:
             resume=self.resume,
             on_progress=self._on_progress,
             on_cache=self._on_cache,
+            on_resume=on_resume,
             on_checkpoint=on_checkpoint,
             cancel=self.cancel,
         )
@@ -169,6 +175,10 @@ class TrainingRun:
     def finish(self, sentence: str) -> None:
         """Note that all is done."""
         self._status("done", sentence)
+
+    def _has_validated(self, step: int) -> bool:
+        """Whether the log says so; only rank 0's is asked."""
+        return self._log is not None and any(v["step"] == step for v in self.record.validations)
 
     def _is_stopped(self) -> bool:
         return self.world.any(self.cancel.is_set())

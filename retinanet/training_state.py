@@ -7,14 +7,18 @@ step, and nothing else in a step draws random numbers.
 from __future__ import annotations
 
 import pickle
+import time
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from retinanet.keymaps import diagnose_mismatch
-from retinanet.train_config import TrainingError
+from retinanet.train_config import TrainConfig, TrainingError
 from retinanet.training_step import Stepper
+
+MAX_SHARE = 0.1
+"""Of the time, that checkpoints which no number of steps asks for may take to write."""
 
 # What PyTorch raises on a file that it did not write, or on a state that is another model's.
 _DAMAGE = (
@@ -33,7 +37,7 @@ def save_state(path: Path, stepper: Stepper, step: int) -> None:
     """Write the checkpoint; killed in mid-write, the last whole one stays.
 
     Raises:
-        OSError: it cannot be written.
+        TrainingError: it cannot be written.
     """
     state: dict[str, Any] = {
         "model": stepper.model.state_dict(),
@@ -42,15 +46,50 @@ def save_state(path: Path, stepper: Stepper, step: int) -> None:
         "step": step,
     }
     unfinished = path.with_suffix(".part")
-    torch.save(state, unfinished)
-    unfinished.replace(path)
+    try:
+        torch.save(state, unfinished)
+        unfinished.replace(path)
+    except (OSError, RuntimeError) as error:  # PyTorch's, where the disk is full
+        unfinished.unlink(missing_ok=True)
+        reason = error.strerror if isinstance(error, OSError) else "the disk is full, or nearly"
+        raise TrainingError(
+            f"The checkpoint {path} cannot be written: {reason}; the last one is kept."
+        ) from error
+
+
+class Checkpoints:
+    """Writes a run's checkpoint again and again, and knows when it has been too long.
+
+    Args:
+        path: of the checkpoint.
+        config: says how many seconds are too long.
+    """
+
+    def __init__(self, path: Path, config: TrainConfig) -> None:
+        self.path = path
+        self._seconds = config.checkpoint_seconds
+        self._wait = self._seconds
+        self._last = time.monotonic()
+
+    @property
+    def overdue(self) -> bool:
+        """Whether to write one although no number of steps asks for it."""
+        return self._seconds > 0 and time.monotonic() - self._last >= self._wait
+
+    def save(self, stepper: Stepper, step: int) -> None:
+        """Write one, after so many steps; raises as `save_state`."""
+        began = time.monotonic()
+        save_state(self.path, stepper, step)
+        self._last = time.monotonic()
+        self._wait = max(self._seconds, (1 / MAX_SHARE - 1) * (self._last - began))
 
 
 def restore_state(path: Path, stepper: Stepper) -> int:
     """Load a checkpoint; the number of steps done, 0 when there is none.
 
     Raises:
-        TrainingError: it is damaged, or of a run with another model or optimiser.
+        TrainingError: it is damaged, of a run with another model or optimiser, or further than
+            the run is to go.
     """
     if not path.exists():
         return 0
@@ -66,6 +105,11 @@ def restore_state(path: Path, stepper: Stepper) -> int:
         ) from error
     if fault:
         raise TrainingError(f"{path} does not fit the model that is to be trained: {fault}.")
+    if not 0 <= step <= stepper.config.steps:
+        raise TrainingError(
+            f"{path} is of step {step:,}, and the run is to have {stepper.config.steps:,}; raise "
+            "steps, or do not resume."
+        )
     try:
         _check_optimizer(optimizer_state, stepper.optimizer)
         model.load_state_dict(weights)

@@ -5,6 +5,7 @@ Paper, section 4.1 "Optimization": SGD on the sum of the focal loss and the box 
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -181,7 +182,8 @@ class Stepper:
             step: 0-based.
 
         Raises:
-            TrainingError: the loss is no finite number, or the memory does not suffice.
+            TrainingError: the loss or its gradient is no finite number, or the memory does not
+                suffice; the weights are then those of the step before.
             DatasetError, ImageError: a photo cannot be used.
         """
         try:
@@ -212,6 +214,7 @@ class Stepper:
         ((classification + bbox_regression) * (batch.share * self.world.size)).backward()
         seconds_backward, memory = clock.lap(), max(memory, memory_bytes(device))
         grad_norm, grad_norms = self._clip()
+        self._check_finite("gradient", [grad_norm], step)
         self.optimizer.step()
         if self.average is not None:
             self.average.update_parameters(self.model)
@@ -238,13 +241,17 @@ class Stepper:
         """Both losses and the foreground count, means over the images of the global batch."""
         own = (classification.item(), boxes.item(), foreground)
         means = self.world.sum([value * batch.share for value in own])
-        if not all(abs(value) < float("inf") for value in means):  # false for nan, too
+        self._check_finite("loss", means, step)
+        return means
+
+    def _check_finite(self, what: str, values: Sequence[float], step: int) -> None:
+        """Stop before the weights, and the next checkpoint, are no numbers either."""
+        if not all(map(math.isfinite, values)):
             raise TrainingError(
-                f"The loss is no longer a finite number in step {step + 1}. Lower the learning "
+                f"The {what} is no longer a finite number in step {step + 1}. Lower the learning "
                 f"rate ({self.config.lr:g}) or lengthen the warm-up ({self.config.warmup_steps} "
                 "steps); the last checkpoint is kept."
             )
-        return means
 
     def _clip(self) -> tuple[float, dict[str, float]]:
         """Scale the gradients down to `clip_grad_norm`; their norm before, in all and by stage."""

@@ -61,6 +61,10 @@ class Views:
         config: jitter, repeats, cache and seed.
         cache_folder: where stored answers go, in a folder of their own for each set of weights
             and settings; used when `config.cache_views` is not 0.
+
+    Raises:
+        ConfigError: views are to be cached and the ResNet trains.
+        DatasetError: there are no photos.
     """
 
     def __init__(
@@ -70,6 +74,8 @@ class Views:
         config: TrainConfig,
         cache_folder: Path,
     ) -> None:
+        if not dataset.photos:
+            raise DatasetError("The data set has no photos to train on.")
         self.photos = {photo.image_id: photo for photo in dataset.photos}
         self.model_config = model.config
         self.config = config

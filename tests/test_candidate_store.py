@@ -3,6 +3,7 @@
 import json
 import random
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import numpy as np
@@ -19,6 +20,7 @@ from retinanet.nms import coordinate_trick_limit
 from retinanet.single_flight import Cancelled
 from retinanet.sweeps import CandidateStore, Grid, StoreProgress, detections, model_key, results
 from retinanet.sweeps.runs import runs_of
+from retinanet.sweeps.store_files import write
 from tests.shapes import write_shapes
 
 
@@ -274,3 +276,16 @@ def test_a_model_of_other_classes_under_the_same_key_is_refused(tmp_path, shapes
     other = RetinaNet(model.config, ("a", "b"), shapes.category_ids).eval()
     with pytest.raises(DatasetError, match="key of its own"):
         CandidateStore.fill(tmp_path, other, shapes, key="k")
+
+
+def test_two_that_store_the_same_photo_at_once_do_not_meet(tmp_path):
+    path = tmp_path / "1-a.safetensors"
+
+    def store_often(text):
+        for _ in range(100):
+            write(path, text * 5000)
+
+    with ThreadPoolExecutor(3) as pool:
+        list(pool.map(store_often, (b"a", b"b", b"c")))
+    assert len(set(path.read_bytes())) == 1
+    assert [own.name for own in tmp_path.iterdir()] == [path.name]

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import math
 import shlex
 
 import pytest
@@ -51,7 +52,9 @@ def test_the_metrics_are_those_of_the_ordinary_way(place, arguments, tmp_path, c
     expected = coco_results(model, dataset)
     assert json.loads(found.read_text()) == expected
     metrics, plain = score(dataset, expected), json.loads(out.read_text())
-    assert {name: plain[name] for name in METRICS} == pytest.approx(
+    assert "NaN" not in out.read_text()  # which is not JSON
+    assert plain["AP_large"] is None  # there are no large objects
+    assert {n: math.nan if plain[n] is None else plain[n] for n in METRICS} == pytest.approx(
         {name: metrics[name] for name in METRICS}, nan_ok=True
     )
     assert plain["AP50_per_class"] == metrics["AP50_per_class"]
@@ -158,6 +161,8 @@ def test_unreadable_photos_are_named_and_left_out(tmp_path, arguments, capsys):
         (["--class-score-thresh", "red=2"], "between 0 and 1"),
         (["--class-score-thresh", "pink=0.5"], "has no class"),
         (["--csv", "x.csv", "--json", "x.csv"], "name two files"),
+        (["--results", "x.json", "--json", "./x.json"], "--json and --results both name"),
+        (["--results", "x", "--html", "x"], "--results and --html both name"),
     ],
 )
 def test_bad_options_end_in_one_line_and_exit_code_2(

@@ -1,8 +1,6 @@
 """`train` and `evaluate` on the command line: what they write, and refusals before the work."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import PIL.Image
@@ -17,19 +15,17 @@ from retinanet.run_log import read_run
 from retinanet.training_run import TrainingRun
 from tests.shapes import write_shapes
 
-ROOT = Path(__file__).parent.parent
-
 
 def test_the_command_line_trains_evaluates_and_writes_a_card(tmp_path, capsys):
     annotations = write_shapes(tmp_path / "data")
     images = str(tmp_path / "data" / "images")
     out = tmp_path / "model.safetensors"
-    command = [sys.executable, "-m", "retinanet", "train", str(annotations), "--images", images]
+    command = ["train", str(annotations), "--images", images]
     command += ["--val", str(annotations), "--depth", "18", "--num-convs", "1", "--min-size", "64"]
     command += ["--max-size", "96", "--steps", "2", "--batch-size", "2", "--out", str(out)]
     command += ["--run-folder", str(tmp_path / "run"), "--device", "cpu"]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
-    assert done.returncode == 0, done.stderr
+    assert main(command) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == str(out)
     with safe_open(out, "pt") as file:
         card = json.loads(file.metadata()["card"])
     assert card["recipe"]["steps"] == 2
@@ -70,10 +66,12 @@ def command(tmp_path):
 
 
 def test_the_seed_decides_the_weights(command, tmp_path):
+    quick = [*command, "--steps", "1", "--no-probe"]
+
     def weights(seed, start):
         torch.manual_seed(start)
         out = tmp_path / f"{seed}-{start}.safetensors"
-        assert main([*command, "--out", str(out), "--seed", str(seed)]) == 0
+        assert main([*quick, "--out", str(out), "--seed", str(seed)]) == 0
         return load_file(out)
 
     first, same, other = weights(1, start=5), weights(1, start=6), weights(2, start=5)
@@ -158,6 +156,8 @@ def refusal(capsys, arguments):
         (["--clip-grad-norm", "0"], "clip_grad_norm"),
         (["--prior", "1"], "prior"),
         (["--num-classes", "91"], "leave it out"),
+        (["--val-every", "-1"], "--val-every must be 0 or more"),
+        (["--checkpoint-seconds", "-1"], "checkpoint_seconds must be 0 or more"),
         (["--init-from", "random"], "random weights"),
         (["--init-from", "missing.pth"], "missing.pth"),
     ],

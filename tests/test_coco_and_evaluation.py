@@ -1,6 +1,7 @@
 """Reading data sets, views of photos, and average precision."""
 
 import json
+import math
 import random
 
 import PIL.Image
@@ -165,7 +166,10 @@ def test_perfect_detections_score_one_and_half_of_them_score_half(shapes):
     metrics = score(dataset, only_red)
     assert metrics["AP"] == pytest.approx(0.5)
     assert metrics["AP50_per_class"] == pytest.approx({"red": 1, "blue": 0})
-    assert score(dataset, [])["AP50"] == 0
+    nothing = score(dataset, [])
+    assert nothing["AP50"] == 0 and nothing["AP50_per_class"] == {"red": 0, "blue": 0}
+    unmeasured = [name for name in METRICS if math.isnan(metrics[name])]
+    assert [name for name in METRICS if math.isnan(nothing[name])] == unmeasured != []
     assert set(METRICS) <= set(metrics)
 
 

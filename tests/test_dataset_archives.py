@@ -19,6 +19,7 @@ from retinanet.datasets import (
     open_dataset,
     save_dataset,
 )
+from retinanet.datasets.archives import MIN_FREE_BYTES
 from retinanet.single_flight import Cancelled
 from tests.test_datasets import expected, objects_of, photo, random_truth, write_voc, write_yolo
 
@@ -232,3 +233,20 @@ def test_damaged_zips_and_folders_end_in_a_sentence_or_in_a_data_set(tmp_path):
             refused += 1
             assert str(error).endswith(".")
     assert refused > 10
+
+
+def test_json_that_is_nested_without_end_is_refused_in_words(tmp_path):
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        archive.writestr("instances.json", '{"images": ' + "[" * 200_000)
+    with pytest.raises(DatasetError, match="not a JSON file"):
+        open_dataset(tmp_path / "a.zip", tmp_path / "work")
+
+
+def test_a_disk_is_not_filled_by_unpacking(tmp_path, monkeypatch):
+    archive = zipped(write_yolo(tmp_path / "yolo", random_truth()), tmp_path / "a.zip")
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=MIN_FREE_BYTES))
+    with pytest.raises(DatasetError, match="make room"):
+        extract_zip(archive, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    assert not list(tmp_path.glob(".unfinished-*"))

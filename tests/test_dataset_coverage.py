@@ -10,7 +10,7 @@ from dataclasses import replace
 import pytest
 
 from retinanet.analysis import dataset_coverage
-from retinanet.analysis.coverage_suggestions import ENOUGH, suggest
+from retinanet.analysis.coverage_suggestions import ENOUGH, Suggestion, conclusion, suggest
 from retinanet.anchors import AnchorShape
 from retinanet.assignment import assign_anchors
 from retinanet.coco import load_coco
@@ -194,3 +194,15 @@ def test_a_data_set_without_objects(tmp_path):
     assert nothing.objects == 0
     assert nothing.without_image_ids == ()
     assert "no objects" in nothing.suggestion
+
+
+def test_the_conclusion_says_what_was_tried():
+    assert conclusion([], 5, 10) == (
+        [],
+        "50% of the 10 objects have a natural match. No other setting was tried.",
+    )
+    words = (0.9, 0.5, 20, 1.0, 1.0, None, "One more scale gives 90% (now 50%).")
+    one = Suggestion("scales", 0.5, None, *words)
+    assert conclusion([one], 10, 20)[1].endswith("(now 50%).")
+    assert conclusion([one], 60, 100)[1].endswith("(now 50%). This was tried on 20 of them.")
+    assert conclusion([], 1, 200)[1].startswith("<1% of")

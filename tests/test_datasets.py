@@ -3,6 +3,8 @@
 import json
 import random
 import shutil
+import time
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -15,7 +17,9 @@ from retinanet.datasets import (
     find_splits,
     open_dataset,
 )
-from retinanet.datasets.layouts import split_names
+from retinanet.datasets.layouts import find_layout, split_names
+from retinanet.datasets.listing import Listing
+from retinanet.datasets.opening import _file_names
 from tests.shapes import write_shapes
 
 SIZE = (96, 72)
@@ -295,3 +299,20 @@ def test_a_link_out_of_the_folder_is_not_followed(tmp_path):
     label.symlink_to(text(tmp_path / "secret.txt", "0 .5 .5 .1 .1"))
     with pytest.raises(DatasetError, match="link out of its folder"):
         open_dataset(source, tmp_path / "work")
+
+
+def test_many_folders_of_annotations_are_told_apart_at_once():
+    names = tuple(f"{n}/Annotations/a.xml" for n in range(4000))
+    began = time.perf_counter()
+    layout = find_layout(Listing(names, lambda name, limit: b""))
+    assert len(layout.splits) == 4000
+    assert time.perf_counter() - began < 5  # 30 s and more where each looks at all names
+
+
+def test_a_name_without_end_costs_the_search_no_memory(tmp_path):
+    path = text(tmp_path / "a.json", '"file_name": "a\\"b", "file_name": "' + "ab" * 4_000_000)
+    tracemalloc.start()
+    assert list(_file_names(path)) == ['a"b']
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 10_000_000  # 500 MB where the search remembers each sign

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -24,6 +25,7 @@ from retinanet.distributed import (
 from retinanet.model import RetinaNet
 from retinanet.run_log import read_run
 from retinanet.train_config import TrainingError
+from tests import preloaded
 from tests.shapes import write_shapes
 
 ROOT = Path(__file__).parent.parent
@@ -109,41 +111,84 @@ def command(tmp_path_factory):
     return words
 
 
-def launched(command, run_folder):
-    """torchrun's exit code, output and errors; its rank 0 is terminated once and all go on."""
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--max-restarts=1"]
-    child = subprocess.Popen(
-        [*torchrun, "--nproc-per-node", "2", "-m", "retinanet", *command, "--resume"],
+def written_to(run_folder, command):
+    return [*command, "--run-folder", str(run_folder), "--out", f"{run_folder}.safetensors"]
+
+
+@pytest.fixture(scope="module")
+def one(command, tmp_path_factory):
+    """The folder of one process's run."""
+    run_folder = tmp_path_factory.mktemp("runs") / "one"
+    assert main([*written_to(run_folder, command), "--no-probe"]) == 0
+    return run_folder
+
+
+def torchrun(command):
+    """The exit code, output and errors of two processes that torchrun starts."""
+    words = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    done = subprocess.run(
+        [*words, "-m", "retinanet", *command],
         cwd=ROOT,
-        env=os.environ | {"OMP_NUM_THREADS": "1", "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        capture_output=True,
         text=True,
+        check=False,
+        timeout=120,
     )
+    return done.returncode, done.stdout, done.stderr
+
+
+def two_at_once(command, folder, at_first_step=lambda pid: None):
+    """Exit codes and errors of two processes that find each other as torchrun's do."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    world = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    run_folder = Path(command[command.index("--run-folder") + 1])
+    files = [folder / f"rank{rank}.err" for rank in range(2)]
+    ranks = [
+        preloaded.start(command, file, world | {"RANK": str(rank), "LOCAL_RANK": str(rank)})
+        for rank, file in enumerate(files)
+    ]
     try:
         deadline = time.monotonic() + 60
-        while read_run(run_folder).step < 1 and child.poll() is None:
+        while read_run(run_folder).step < 1 and ranks[0].is_alive():
             assert time.monotonic() < deadline
-            time.sleep(0.01)
-        if child.poll() is None:
-            os.kill(read_run(run_folder).pid, signal.SIGTERM)
-        out, errors = child.communicate(timeout=120)
+            time.sleep(0.005)
+        at_first_step(ranks[1].pid)
+        for rank in ranks:
+            rank.join(60)
     finally:
-        if child.poll() is None:
-            child.terminate()  # torchrun ends its processes as well
-            child.communicate(timeout=60)
-    return child.returncode, out, errors
+        for rank in ranks:
+            rank.kill()
+    return [rank.exitcode for rank in ranks], [file.read_text() for file in files]
 
 
-def test_two_processes_make_the_steps_of_one(command, tmp_path):
-    """Also when a signal to one of them stops both, and torchrun starts them again."""
-    one, two = tmp_path / "one", tmp_path / "two"
-    places = [["--run-folder", str(f), "--out", f"{f}.safetensors"] for f in (one, two)]
-    assert main([*command, *places[0], "--no-probe"]) == 0
-    code, out, errors = launched([*command, *places[1]], two)
+def test_two_processes_make_the_steps_of_one(command, one, tmp_path):
+    two = tmp_path / "two"
+    command = written_to(two, command)
+    code, out, errors = torchrun(command)
     assert code == 0, errors
     assert out.count(f"{two}.safetensors") == 1  # rank 0 alone speaks
-    assert errors.count(f"of {STEPS}; --resume goes on") == 1  # and both stopped
+    assert_alike(one, two)
+
+
+def test_a_signal_to_one_stops_both_and_both_go_on(command, one, tmp_path):
+    two = tmp_path / "two"
+    command = written_to(two, command)
+    codes, errors = two_at_once(command, tmp_path, lambda pid: os.kill(pid, signal.SIGTERM))
+    assert codes == [143, 143], errors
+    assert [text.count(f"of {STEPS}; --resume goes on") for text in errors] == [1, 0]
+    assert not Path(f"{two}.safetensors").exists()
+    stopped = read_run(two)
+    assert (stopped.state, stopped.step < STEPS) == ("stopped", True)
+    codes, errors = two_at_once([*command, "--resume"], tmp_path)
+    assert codes == [0, 0], errors
+    assert_alike(one, two)
+
+
+def assert_alike(one, two):
+    """The folders of one process's run and of two processes' run."""
     ours, theirs = read_run(two), read_run(one)
     assert (ours.state, ours.step, ours.fault) == ("done", STEPS, "")
     for own, other in zip(ours.curve, theirs.curve, strict=True):

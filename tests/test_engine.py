@@ -494,3 +494,12 @@ def test_info_is_plain_data(engine):
     assert info["models"][0]["weights"] == "random"
     assert info["models"][0]["config"]["depth"] == 18
     json.dumps(info)
+
+
+def test_a_picture_that_is_only_gone_through_drives_out_no_other(engine, forwards):
+    kept = engine.outputs(picture("kept"), SPEC)
+    engine.outputs(picture("passing"), SPEC, keep=False)
+    assert engine.info()["cache_entries"] == 1
+    assert engine.outputs(picture("kept"), SPEC, keep=False) is kept
+    engine.outputs(picture("passing"), SPEC)
+    assert forwards.count == 3

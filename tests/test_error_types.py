@@ -253,6 +253,14 @@ def test_more_than_a_hundred_of_a_class_in_a_photo(by_hand):
     assert errors.ap50 == pytest.approx(score(dataset, known)["AP50"], abs=1e-12)
 
 
+def test_what_is_larger_than_coco_counts_costs_nothing(by_hand):
+    dataset, results = by_hand
+    huge = results[0] | {"category_id": 2, "bbox": [0, 0, 2e5, 1e5], "score": 0.99}
+    errors = error_types(dataset, [huge, *results])
+    assert errors.ap50 == pytest.approx(score(dataset, [huge, *results])["AP50"])
+    assert (errors.counts["ignored"], errors.counts["background"]) == (1, 1)
+
+
 def test_no_detections_and_no_objects(by_hand):
     dataset, results = by_hand
     nothing = error_types(dataset, [])

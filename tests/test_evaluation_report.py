@@ -131,6 +131,18 @@ def test_no_errors_no_photos_and_the_same_page_again(case):
     assert "AP 1.000, AP50 1.000" in page.words_in("p")
 
 
+def test_its_words_name_the_bound_and_the_photos_that_were_counted(case):
+    dataset, results = case
+    errors = error_types(dataset, results, fg_iou=0.75)
+    coverage = dataset_coverage(dataset, ModelConfig(min_size=64, max_size=96), limit=2)
+    words = evaluation_html(
+        dataset, results, title="a", errors=errors, coverage=coverage, pictures=1
+    )
+    assert "IoU .5" not in words and "What AP at IoU 0.75 (" in words
+    assert words.count("and IoU 0.75.") >= 2  # classes, worst photos
+    assert f"On 2 of {len(dataset.photos)} photos." in words
+
+
 def test_settings_are_checked(case):
     for wrong in ({"score_thresh": 2}, {"pictures": 51}, {"pictures": -1}):
         with pytest.raises(ConfigError):

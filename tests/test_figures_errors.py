@@ -9,6 +9,7 @@ import pytest
 
 from retinanet.analysis import confusion, dataset_coverage, error_types, score_split
 from retinanet.analysis.error_types import MAIN_TYPES, SPECIAL_TYPES
+from retinanet.analysis.score_split import ScoreSplit
 from retinanet.config import ModelConfig
 from retinanet.export import to_csv
 from retinanet.figures import errors as figures
@@ -93,6 +94,12 @@ def test_the_histogram_counts_every_score(case):
         assert told_apart(figure)
     at = next(row for row in figures.score_rows(split) if row["from"] == 0.5)
     assert at["true_positives"] == ((split.true >= 0.5) & (split.true < 0.55)).sum()
+
+
+def test_a_bar_of_one_detection_has_a_height():
+    split = ScoreSplit(np.array([0.9]), np.array([]), {}, None)
+    low, high = figures.score_histogram(split).layout.yaxis.range
+    assert -1 < low < 0 < high  # logarithms; no tick of a tenth, which would read 0
 
 
 def test_the_stacks_are_the_objects(coverage):

@@ -57,6 +57,14 @@ def test_a_current_setting_that_is_not_in_the_grid_is_not_marked(swept):
     assert [trace.name for trace in off.data[1:]] == ["best F1 at IoU .5"]
     other_caps = drawn.surface(swept, "f1", replace(BEST, topk_candidates=7))
     assert other_caps.data[0].z == drawn.surface(swept, "f1").data[0].z
+    assert [trace.name for trace in other_caps.data[1:]] == ["best F1 at IoU .5"]
+
+
+def test_the_line_says_whose_value_it_is(swept):
+    other = replace(BEST, score_thresh=0.6)
+    for base, words in ((other, "current"), (BEST, "best by F1"), (None, "best by F1")):
+        (note,) = drawn.knob_curves(swept, "nms_thresh", base).layout.annotations
+        assert note.text == words
 
 
 def test_what_cannot_be_measured_is_a_gap(swept):

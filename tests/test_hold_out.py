@@ -26,3 +26,9 @@ def test_one_photo_cannot_be_split(tmp_path):
     whole = load_coco(write_shapes(tmp_path, photos=1), tmp_path / "images")
     with pytest.raises(DatasetError, match="One photo"):
         hold_out(whole, tmp_path / "images", tmp_path)
+
+
+def test_a_folder_that_cannot_be_written_is_a_sentence(tmp_path):
+    whole = load_coco(write_shapes(tmp_path, photos=4), tmp_path / "images")
+    with pytest.raises(DatasetError, match="cannot be written"):
+        hold_out(whole, tmp_path / "images", tmp_path / "missing")

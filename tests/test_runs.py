@@ -19,7 +19,7 @@ import pytest
 from retinanet.checkpoints import load_model
 from retinanet.cli import train as train_command
 from retinanet.config import ConfigError, LossConfig, MatcherConfig, ModelConfig
-from retinanet.runs import RunError, RunQueue, RunRequest
+from retinanet.runs import RunError, RunQueue, RunRequest, process, store
 from retinanet.runs.process import environment, is_alive
 from retinanet.train_config import PLAIN_FIELDS, TrainConfig
 from tests.shapes import write_shapes
@@ -562,4 +562,36 @@ def test_the_real_command_is_paused_resumed_and_leaves_a_model(tmp_path, data):
     assert run.record.validations[-1]["step"] == 12
     model = load_model(run.out, device="cpu")
     assert (model.config.depth, model.categories) == (18, ("red", "blue"))
+    queue.close()
+
+
+def test_a_run_whose_start_cannot_be_noted_leaves_no_process(tmp_path, monkeypatch):
+    (tmp_path / "a.json").write_text("{}")
+    full, started = [True], []
+    write, start = store._write, process.start
+
+    def written(path, content):
+        if full and content.get("state") == "running":
+            raise OSError(28, "No space left on device")
+        write(path, content)
+
+    def begun(command, folder):
+        started.append(start(command, folder))
+        return started[-1]
+
+    monkeypatch.setattr(store, "_write", written)
+    monkeypatch.setattr(process, "start", begun)
+    sleeper = (sys.executable, "-c", "import time; time.sleep(30)")
+    queue = RunQueue(tmp_path / "runs", command=sleeper, poll_seconds=0.02)
+    run_id = queue.submit(RunRequest("one", tmp_path / "a.json", tmp_path))
+    until = time.monotonic() + 10
+    while len(started) < 3 and time.monotonic() < until:
+        time.sleep(0.01)
+    full.clear()  # there is room again
+    while queue.get(run_id).state != "running" and time.monotonic() < until:
+        time.sleep(0.01)
+    assert len(started) >= 3
+    assert [child.poll() is None for child in started] == [False] * (len(started) - 1) + [True]
+    queue.cancel(run_id)
+    queue.wait(run_id, 10)
     queue.close()

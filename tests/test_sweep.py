@@ -17,6 +17,7 @@ from pycocotools.cocoeval import COCOeval
 from torchvision.ops import box_convert, box_iou
 
 from retinanet.coco import DatasetError, ground_truth, load_coco
+from retinanet.coco_matching import AREA_RANGES, IOU_THRESHOLDS
 from retinanet.config import ConfigError, ModelConfig, PostprocessConfig
 from retinanet.evaluation import METRICS, score
 from retinanet.model import RetinaNet
@@ -31,7 +32,7 @@ from retinanet.sweeps import (
     results,
     sweep,
 )
-from retinanet.sweeps.truths import AREA_RANGES, IOU_THRESHOLDS, Truths
+from retinanet.sweeps.truths import Truths
 
 GRID = Grid(
     score_thresh=(0.02, 0.1, 0.3, 0.6),

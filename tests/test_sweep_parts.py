@@ -11,6 +11,7 @@ import pytest
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
+from retinanet.coco_matching import AREA_RANGES
 from retinanet.config import ConfigError, PostprocessConfig
 from retinanet.sweeps import (
     DEFAULT_GRID,
@@ -21,7 +22,7 @@ from retinanet.sweeps import (
 from retinanet.sweeps.matched import RECORD
 from retinanet.sweeps.matching import match_image
 from retinanet.sweeps.operating import best_floor
-from retinanet.sweeps.truths import AREA_RANGES, A, ImageTruths, T, outside
+from retinanet.sweeps.truths import A, ImageTruths, T, outside
 
 # ------------------------------------------------------------------ matching
 

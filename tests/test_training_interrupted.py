@@ -1,20 +1,24 @@
 """A run that is terminated or killed goes on to the very weights of one that was not."""
 
+import errno
 import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 import torch
 
+import retinanet.cli.train as training_command
+from retinanet import training_run
 from retinanet.__main__ import main
+from retinanet.cli.signals import stopping
 from retinanet.run_log import read_run
+from retinanet.train_config import TrainConfig
+from retinanet.training_run import TrainingRun
+from tests import preloaded
 from tests.shapes import write_shapes
 
-ROOT = Path(__file__).parent.parent
 STEPS = 8
 
 
@@ -67,26 +71,14 @@ def assert_same(one, other):
         assert same or value == other[name], name
 
 
-def started(command, run_folder, step):
+def started(command, run_folder, step, *more):
     """A process of its own that has made so many steps and is about to make more."""
-    child = subprocess.Popen(
-        [
-            sys.executable,
-            "-m",
-            "retinanet",
-            *arguments(command, run_folder),
-            "--checkpoint-every=1",
-        ],
-        cwd=ROOT,
-        env=os.environ | {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    words = arguments(command, run_folder, "--checkpoint-every=1", *more)
+    child = preloaded.start(words, run_folder.with_suffix(".err"))
     deadline = time.monotonic() + 60
-    while read_run(run_folder).step < step and child.poll() is None:
+    while read_run(run_folder).step < step and child.is_alive():
         assert time.monotonic() < deadline
-        time.sleep(0.01)
+        time.sleep(0.005)
     return child
 
 
@@ -94,8 +86,8 @@ def test_killed_in_mid_step_it_loses_only_what_came_after_the_checkpoint(command
     run_folder = folder / "killed"
     child = started(command, run_folder, step=2)
     child.kill()
-    child.communicate()
-    assert child.returncode == -signal.SIGKILL
+    child.join()
+    assert child.exitcode == -signal.SIGKILL
     reached = read_run(run_folder).step
     assert state(run_folder)["step"] in (reached - 1, reached)
     assert reached < STEPS
@@ -111,8 +103,9 @@ def test_terminated_it_finishes_its_step_and_says_so(command, folder, whole):
     run_folder = folder / "terminated"
     child = started(command, run_folder, step=2)
     child.terminate()
-    _, errors = child.communicate(timeout=60)
-    assert child.returncode == 143, errors
+    child.join(60)
+    errors = run_folder.with_suffix(".err").read_text()
+    assert child.exitcode == 143, errors
     run = read_run(run_folder)
     assert run.state == "stopped"
     assert f"stopped after step {run.step} of {STEPS}" in errors
@@ -126,18 +119,80 @@ def test_terminated_it_finishes_its_step_and_says_so(command, folder, whole):
             assert one[name] == other[name]
 
 
-def test_interrupted_by_ctrl_c_it_ends_with_130(command, folder, monkeypatch):
-    from retinanet import training_run
-
-    run_folder = folder / "interrupted"
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGHUP, 129)])
+def test_ctrl_c_and_a_closed_terminal_end_it_after_the_step(
+    command, folder, monkeypatch, number, code
+):
+    run_folder = folder / f"ended-{code}"
     monkeypatch.setattr(training_run, "SHOW_EVERY", 2)
-    monkeypatch.setattr(
-        training_run, "_line", lambda progress: os.kill(os.getpid(), signal.SIGINT) or "a line"
-    )
-    before = signal.getsignal(signal.SIGINT)
-    assert main(arguments(command, run_folder)) == 130
-    assert signal.getsignal(signal.SIGINT) is before
+    monkeypatch.setattr(training_run, "_line", lambda progress: os.kill(os.getpid(), number))
+
+    def unheard(line):
+        raise OSError(errno.EIO, "the terminal has gone")
+
+    monkeypatch.setattr("retinanet.cli.train.say", unheard)
+    before = signal.getsignal(number)
+    assert main(arguments(command, run_folder)) == code
+    assert signal.getsignal(number) is before
     assert (read_run(run_folder).state, state(run_folder)["step"]) == ("stopped", 2)
+
+
+def test_under_nohup_a_closed_terminal_is_nothing():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with stopping(once=True) as stop:
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert not stop.event.is_set()
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+@pytest.mark.parametrize(
+    ("owner", "name", "made"),
+    [
+        (training_command, "load_coco", 1),
+        (training_run, "probe", 1),
+        (training_run, "evaluate_shared", 4),
+    ],
+)
+def test_terminated_outside_a_step_it_loses_nothing(
+    command, folder, monkeypatch, owner, name, made, whole
+):
+    """While the data is read, a probe is made, or held-out photos are evaluated."""
+    run_folder = folder / f"during-{name}"
+    real = getattr(owner, name)
+
+    def terminated(*given, **options):
+        monkeypatch.setattr(owner, name, real)  # a second signal would end the process at once
+        os.kill(os.getpid(), signal.SIGTERM)
+        return real(*given, **options)
+
+    words = arguments(command, run_folder, "--val", command[1], "--no-preview")
+    words += ["--val-every", "1", "--checkpoint-every", "4"]
+    if name == "probe":
+        words.remove("--no-probe")
+    monkeypatch.setattr(owner, name, terminated)
+    assert main(words) == 143
+    run = read_run(run_folder)
+    assert (run.state, run.step, state(run_folder)["step"]) == ("stopped", made, made)
+    assert run.validations == []
+    if name == "evaluate_shared":
+        assert main([*words, "--resume"]) == 0
+        assert_same(state(run_folder), whole)
+        assert [v["step"] for v in read_run(run_folder).validations] == [4, 8]  # no hole
+
+
+def test_two_runs_cannot_write_to_one_folder(command, folder, capsys):
+    run_folder = folder / "shared"
+    config = TrainConfig(steps=STEPS)
+    with TrainingRun(run_folder, config):
+        before = sorted(run_folder.iterdir())
+        for more in ([], ["--resume"]):
+            assert main(arguments(command, run_folder, *more)) == 2
+        assert "Another run is being written to" in capsys.readouterr().err
+        assert sorted(run_folder.iterdir()) == before
+        assert read_run(run_folder).state == "preparing"  # the first one's word
+    TrainingRun(run_folder, config).__exit__(None, None, None)
 
 
 def test_a_failure_is_the_status(command, folder):

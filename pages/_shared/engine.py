@@ -173,7 +173,10 @@ def try_again(spec: ModelSpec, image_id: str) -> None:
 
 def spec_name(spec: ModelSpec) -> str:
     """How to call the weights in a sentence."""
-    return "uploaded" if Path(spec.weights).is_absolute() else spec.weights
+    path = Path(spec.weights)
+    if not path.is_absolute():
+        return spec.weights
+    return "uploaded" if path.parent == checkpoint_folder() else "trained"
 
 
 def known_config(weights: str) -> ModelConfig | None:

@@ -16,6 +16,7 @@ from pages._shared.canvas import (
 )
 from pages._shared.canvas.kit import DOORS
 from pages._shared.gallery import Picture
+from pages._shared.setup import go_to
 from pages._shared.stored import START, Result, first_example, result_from_trace
 from retinanet.config import PostprocessConfig
 from retinanet.detection import DetectionTrace, detect
@@ -60,7 +61,7 @@ def _look_again(spec: ModelSpec, picture: Picture) -> None:
 @st.fragment
 def _workbench(spec: ModelSpec, picture: Picture, progress: engine.Progress) -> None:
     if (page := st.session_state.pop("go_to", None)) is not None:
-        st.switch_page(page)
+        go_to(page)
     now = view.current()
     trace, result = _answer(spec, picture, progress, now.knobs)
     scene = Scene(picture, spec, progress, result, trace)

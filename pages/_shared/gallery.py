@@ -145,6 +145,7 @@ def upload_control() -> None:
             key=key,
             on_change=arrived,
             label_visibility="collapsed",
+            max_upload_size=64,
             help=WHERE_DATA_GOES,
         )
 

@@ -30,6 +30,8 @@ PAGES: tuple[PageInfo, ...] = (
     PageInfo("pages/feature_pyramid.py", "Feature pyramid", ":material/layers:"),
     PageInfo("pages/anchors.py", "Anchors", ":material/grid_on:"),
     PageInfo("pages/focal_loss.py", "Focal loss", ":material/target:"),
+    PageInfo("pages/training.py", "Training", ":material/model_training:"),
+    PageInfo("pages/evaluate.py", "Evaluate", ":material/monitoring:"),
     PageInfo("pages/model.py", "About the model", ":material/description:"),
 )
 
@@ -95,6 +97,17 @@ def prepare() -> None:
     _enter_by_the_door()  # after the icon: the navigation's would be fetched from a font host
     st.html(_STYLE)
     send_small_packets_at_once()
+
+
+def go_to(path: str, **query: str) -> None:
+    """Open another page.
+
+    Args:
+        path: of `PAGES`.
+        query: its query parameters; what a widget holds, such as the weights, comes along without.
+    """
+    # Without parameters of its own Streamlit refuses to let go of those that widgets hold.
+    st.switch_page(path, query_params=query)
 
 
 @st.cache_resource(show_spinner=False)

@@ -7,31 +7,49 @@ from pathlib import Path
 from typing import Any
 
 import streamlit as st
+from streamlit.runtime.scriptrunner import get_script_run_ctx
 
-from pages._shared import engine, state
-from retinanet.checkpoints import list_weights
+from pages._shared import engine, runs, state
+from retinanet.checkpoints import list_weights, stated_config
 from retinanet.config import DEPTHS, NUM_CONVS_RANGE, VARIANTS, ConfigError, ModelConfig
 from retinanet.engine import ModelSpec
 
 REBUILDS = state.BADGES["rebuilds the model"]
 UPLOAD_SUMMARY = "A RetinaNet checkpoint of yours."
+AT_START: dict[str, Any] = {
+    "weights": state.WEIGHTS[0],
+    "depth": 50,
+    "variant": VARIANTS[0],
+    "num_convs": 4,
+    "min_size": None,
+    "max_size": None,
+    "precision": state.PRECISIONS[0],
+}
+"""What of the model can be chosen, by its key and its name in the link, and how it begins."""
+
+TRAINED_SUMMARY = "Trained here, on the Training page."
 WHY_FIXED: dict[str, str] = {
     "embedded": "The embedded weights were trained for this shape, and only depth 50 has COCO "
     "weights. Choose random to build another.",
     "coco-v1": "Only depth 50 has COCO weights, and they fit this shape alone.",
     "coco-v2": "Only depth 50 has COCO weights, and they fit this shape alone.",
     "upload": "The checkpoint states its own shape. Choose random to build another.",
+    "trained": "It was trained in this shape. Choose random to build another.",
 }
 
 
 def model_controls() -> ModelSpec:
     """Draw the sidebar and return the model it asks for."""
+    _bring_along()
     with st.sidebar:
         st.markdown("### RetinaNet Explorer")
         st.markdown(f"**Weights** {REBUILDS}")
+        trained = runs.trained()
+        options = (*state.WEIGHTS, *trained)
+        _let_go_of_a_lost_one(options)
         weights = st.selectbox(
             "weights",
-            state.WEIGHTS,
+            options,
             key="weights",
             bind="query-params",
             label_visibility="collapsed",
@@ -39,10 +57,14 @@ def model_controls() -> ModelSpec:
             "once (130 and 146 MB).",
         )
         st.caption(
-            {info.name: info.summary for info in list_weights()}.get(weights, UPLOAD_SUMMARY)
+            TRAINED_SUMMARY
+            if weights in trained
+            else {info.name: info.summary for info in list_weights()}.get(weights, UPLOAD_SUMMARY)
         )
-        source = _uploaded_checkpoint() if weights == "upload" else weights
-        known = engine.known_config(source) or ModelConfig()
+        source = str(trained.get(weights, weights))
+        if weights == "upload":
+            source = _uploaded_checkpoint()
+        known = engine.known_config(source) or stated_config(source) or ModelConfig()
         st.markdown(f"**Network** {REBUILDS}")
         if weights == "random":
             st.caption("Untrained weights score everything near 0.01: lower score_thresh to see.")
@@ -52,7 +74,41 @@ def model_controls() -> ModelSpec:
         st.markdown(f"**Arithmetic** {REBUILDS}")
         precision = _precision_control()
         st.caption(f"Device: {engine.get_engine().info()['device_name']}")
+    kept = {name: st.session_state[name] for name in AT_START if name in st.session_state}
+    st.session_state.setdefault("model_choice", {}).update(kept)
     return ModelSpec(weights=source, **shape, **sizes, precision=precision)
+
+
+def _bring_along() -> None:
+    """What was chosen on another page holds here.
+
+    A widget that is bound to the address begins anew where the address says nothing, as that of a
+    page that has just been opened.
+    """
+    context = get_script_run_ctx()
+    page = None if context is None else context.page_script_hash
+    if page == st.session_state.setdefault("model_page", page):
+        return
+    st.session_state["model_page"] = page
+    chosen = st.session_state.get("model_choice", {})
+    missing = {n: v for n, v in chosen.items() if n not in st.query_params and v is not None}
+    st.session_state.update(missing)
+    with context.session_state.query_params() as address:
+        # What the last page's widgets hold may not be set in the public way, and is not written
+        # to the address for a value that comes from here: a reload would forget the model.
+        for name, value in missing.items():
+            if value != AT_START[name]:
+                address.set_with_no_forward_msg(name, str(value))
+        address._send_query_param_msg()
+
+
+def _let_go_of_a_lost_one(options: tuple[str, ...]) -> None:
+    """A model that was trained here and has been removed, or a link's that is not here."""
+    asked = st.session_state.get("weights") or st.query_params.get("weights")
+    if asked is None or asked in options:
+        return
+    state.say(f"The model {asked[:60]} is not on this server; the embedded one answers instead.")
+    st.session_state["weights"] = options[0]
 
 
 def _uploaded_checkpoint() -> str:
@@ -114,11 +170,10 @@ def _shape_controls() -> dict[str, Any]:
 def _fixed_shape(config: ModelConfig, weights: str) -> dict[str, Any]:
     """The same three settings as the weights fix them: disabled, with the reason as help."""
     left, right = st.columns(2, gap="small")
+    why = WHY_FIXED.get(weights, WHY_FIXED["trained"])
     for place, name in ((left, "depth"), (right, "variant"), (st.container(), "num_convs")):
         value = str(getattr(config, name))
-        place.text_input(
-            name, value, key=f"fixed_{name}_{value}", disabled=True, help=WHY_FIXED[weights]
-        )
+        place.text_input(name, value, key=f"fixed_{name}_{value}", disabled=True, help=why)
     return {}
 
 

@@ -50,7 +50,6 @@ def _between(kind: type, low: float, high: float) -> Callable[[str], None]:
 
 
 CHECKS: dict[str, Callable[[str], None]] = {
-    "weights": _choice(WEIGHTS),
     "depth": _choice(DEPTHS),
     "num_convs": _between(int, *NUM_CONVS_RANGE),
     "variant": _choice(VARIANTS),

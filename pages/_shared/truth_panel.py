@@ -87,6 +87,7 @@ def _upload(picture: Picture) -> None:
         accept_multiple_files=True,
         key=key,
         on_change=arrived,
+        max_upload_size=64,
         help="Matched to your pictures by file name. It stays in this session's memory.",
     )
 

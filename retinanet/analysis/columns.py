@@ -8,10 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from retinanet.coco import CocoDataset, DatasetError, ground_truth
-
-LARGEST_AREA = 1e10
-"""COCO's area range "all" ends here; an object beyond it costs nothing."""
+from retinanet.coco import CocoDataset, DatasetError
+from retinanet.coco_columns import annotations_of, photo_starts, sorted_ids
+from retinanet.coco_matching import outside_range
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,7 +108,8 @@ def detections_of(dataset: CocoDataset, results: Sequence[Mapping[str, Any]]) ->
         )
     order = np.lexsort([-score, photo])
     photo = photo[order]
-    return Detections(photo, label[order], score[order], bbox[order], _starts(photo, photo_of))
+    starts = photo_starts(photo, len(photo_of))
+    return Detections(photo, label[order], score[order], bbox[order], starts)
 
 
 def objects_of(dataset: CocoDataset) -> Objects:
@@ -118,30 +118,13 @@ def objects_of(dataset: CocoDataset) -> Objects:
     Raises:
         DatasetError: the annotation file has gone or changed since it was read.
     """
-    photo_of = {image_id: photo for photo, image_id in enumerate(sorted_ids(dataset))}
-    label_of = {category: label for label, category in enumerate(dataset.category_ids)}
-    annotations = ground_truth(dataset)["annotations"]
-    photo = np.array([photo_of[a["image_id"]] for a in annotations], dtype=np.int64)
-    label = np.array([label_of[a["category_id"]] for a in annotations], dtype=np.int64)
-    bbox = np.array([a["bbox"] for a in annotations], dtype=np.float64).reshape(-1, 4)
-    area = np.array([a["area"] for a in annotations], dtype=np.float64)
-    crowd = np.array([a["iscrowd"] for a in annotations], dtype=bool)
-    ignored = crowd | (area < 0) | (area > LARGEST_AREA)
-    order = np.lexsort([ignored, photo])
-    photo = photo[order]
-    starts = _starts(photo, photo_of)
-    return Objects(photo, label[order], bbox[order], crowd[order], ignored[order], starts)
-
-
-def sorted_ids(dataset: CocoDataset) -> list[int]:
-    """The photos' ids in ascending order: the order in which COCO breaks ties between scores."""
-    return sorted(photo.image_id for photo in dataset.photos)
+    given = annotations_of(dataset)
+    ignored = given.crowd | outside_range(given.area)
+    order = np.lexsort([ignored, given.photo])
+    columns = (part[order] for part in (given.photo, given.label, given.bbox, given.crowd, ignored))
+    return Objects(*columns, given.starts)
 
 
 def corners(bbox: np.ndarray) -> np.ndarray:
     """[N, 4] xyxy from [N, 4] [x, y, width, height]."""
     return np.concatenate([bbox[:, :2], bbox[:, :2] + bbox[:, 2:]], axis=1)
-
-
-def _starts(photo: np.ndarray, photo_of: Mapping[int, int]) -> np.ndarray:
-    return np.searchsorted(photo, np.arange(len(photo_of) + 1))

@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from retinanet.analysis.columns import sorted_ids
 from retinanet.analysis.matching import LEFT_OUT, Matching, match_results, overlaps
 from retinanet.analysis.ranking import worst_first
 from retinanet.coco import CocoDataset
+from retinanet.coco_columns import sorted_ids
 from retinanet.config import _number
 
 BACKGROUND_NAME = "background"

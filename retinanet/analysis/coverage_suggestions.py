@@ -266,12 +266,15 @@ def conclusion(
     suggestions = sorted((_best(of_kind) for of_kind in kinds.values()), key=_cost)
     if natural / objects >= ENOUGH:
         return [], f"{have}; nothing needs to change."
+    if not tried:
+        return [], f"{have}. No other setting was tried."
     if not suggestions:
         return [], f"{have}, and none of the settings tried gives more."
     named = [one for one in suggestions if one.setting != "fg_iou_thresh"] or suggestions
     enough = [one for one in named if one.share >= ENOUGH]
     chosen = enough[0] if enough else max(named, key=lambda one: one.share)
-    return suggestions, f"{have}. {chosen.sentence}"
+    part = f" This was tried on {chosen.objects:,} of them." if chosen.objects < objects else ""
+    return suggestions, f"{have}. {chosen.sentence}{part}"
 
 
 def _best(of_kind: Sequence[Suggestion]) -> Suggestion:
@@ -320,4 +323,4 @@ def _percent(share: float) -> str:
     """A share in whole percents; what is nearly all or nearly none is not rounded to it."""
     if 0.99 < share < 1:
         return f"{100 * share:.1f}%" if share < 0.9995 else "almost all"
-    return "<1%" if 0 < share < 0.005 else f"{100 * share:.0f}%"
+    return "<1%" if 0 < share <= 0.005 else f"{100 * share:.0f}%"

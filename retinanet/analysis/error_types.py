@@ -15,10 +15,10 @@ from typing import Any, overload
 
 import numpy as np
 
-from retinanet.analysis.average_precision import average_precision
 from retinanet.analysis.columns import corners
 from retinanet.analysis.matching import FALSE, IGNORED, LEFT_OUT, TRUE, Matching, match_results
 from retinanet.analysis.ranking import worst_first
+from retinanet.average_precision import average_precision
 from retinanet.coco import CocoDataset
 from retinanet.config import ConfigError, _number
 
@@ -40,11 +40,11 @@ class ErrorTypes:
     """The errors of one setting on one data set.
 
     Args:
-        rows: for each of `MAIN_TYPES`, then `SPECIAL_TYPES`: {"type", "count", "dAP50" (what AP50
-            would gain with this type alone corrected, 0 to 1), "image_ids" (at most 500; by the
-            sum of the scores of these errors, or the number of objects), "sentence"}. The special
-            ones count again what the main ones count: every false positive, every object that is
-            not found.
+        rows: for each of `MAIN_TYPES`, then `SPECIAL_TYPES`: {"type", "count", "dAP50" (what
+            `ap50` would gain with this type alone corrected, 0 to 1), "image_ids" (at most 500; by
+            the sum of the scores of these errors, or the number of objects), "sentence"}. The
+            special ones count again what the main ones count: every false positive, every object
+            that is not found.
         counts: {"detections", "true_positives", the five types of a detection, "ignored" (on a
             crowd), "left_out" (beyond COCO's 100 of a class in a photo, or of a category that the
             data set has not), "objects", "found", "covered" (not found, but an error of class or
@@ -377,9 +377,15 @@ def _sentence(name: str, count: int, gain: float, bounds: tuple[float, float]) -
     lead = f"{count:,} {_SENTENCES[name][count != 1].format(low=low, iou=iou)}."
     if not count or np.isnan(gain):
         return lead
+    them, ap = "it" if count == 1 else "them", ap_name(iou)
     if gain < 0.0005:
-        return f"{lead} AP50 would gain nothing without {'it' if count == 1 else 'them'}."
-    return f"{lead} Without {'it' if count == 1 else 'them'} AP50 would be {gain:.3f} higher."
+        return f"{lead} {ap} would gain nothing without {them}."
+    return f"{lead} Without {them} {ap} would be {gain:.3f} higher."
+
+
+def ap_name(iou: float) -> str:
+    """What AP at a bound is called."""
+    return "AP50" if iou == 0.5 else f"AP at IoU {iou:g}"
 
 
 def _counts(

@@ -1,9 +1,4 @@
-"""What became of every detection and every object at one IoU bound: COCO's greedy matching.
-
-The rules are those of pycocotools' `COCOeval.evaluateImg` (all areas): within a photo and a class
-the best score chooses first, and takes the free object of highest IoU; crowds and other ignored
-objects are taken only when no other is left, and then the detection counts neither way.
-"""
+"""What became of every detection and every object at one IoU bound: COCO's greedy matching."""
 
 from __future__ import annotations
 
@@ -14,22 +9,22 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from pycocotools import mask
 
-from retinanet.analysis.columns import (
-    Detections,
-    Objects,
-    detections_of,
-    objects_of,
-    sorted_ids,
-)
+from retinanet.analysis.columns import Detections, Objects, detections_of, objects_of
 from retinanet.coco import CocoDataset
+from retinanet.coco_columns import sorted_ids
+from retinanet.coco_matching import (
+    MAX_DETS,
+    class_ranks,
+    greedy,
+    outside_range,
+    pairs_within,
+    photo_ious,
+    reached_at,
+)
 from retinanet.config import _number
 
 TRUE, FALSE, IGNORED, LEFT_OUT = range(4)
-
-MAX_DETECTIONS = 100
-"""Detections of one class in one photo that COCO counts, the best first."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,8 +37,8 @@ class Matching:
         detections: [D] rows, by image id and score.
         objects: [G] rows.
         fate: [D] int8: `TRUE` (a true positive), `FALSE`, `IGNORED` (on a crowd or another
-            ignored object) or `LEFT_OUT` (beyond COCO's 100 of a class in a photo, or of a
-            category that the data set has not).
+            ignored object, or larger than COCO counts) or `LEFT_OUT` (beyond COCO's 100 of a
+            class in a photo, or of a category that the data set has not).
         matched: [D] int64: the object that it found or is ignored for, -1 for none.
         matched_iou: [D] float64: with that object; with a crowd the share that lies in it.
         found_by: [G] int64: the detection that found the object, -1 for none.
@@ -104,16 +99,6 @@ def match_results(
     return _match(dataset, detections_of(dataset, results), iou)
 
 
-def photo_ious(detections: np.ndarray, objects: np.ndarray, crowd: np.ndarray) -> np.ndarray:
-    """[D, G] float64 IoUs of [D, 4] and [G, 4] boxes [x, y, width, height], by pycocotools.
-
-    With a crowd it is the share of the detection that lies in it.
-    """
-    if not len(detections) or not len(objects):
-        return np.zeros((len(detections), len(objects)))
-    return mask.iou(detections, objects, crowd.astype(np.uint8).tolist())
-
-
 def overlaps(detections: Detections, objects: Objects) -> Iterator[tuple[slice, slice, np.ndarray]]:
     """Photo by photo the rows of its detections, the rows of its objects and their IoUs [D, G]."""
     for photo in range(len(detections.starts) - 1):
@@ -130,26 +115,25 @@ def _match(dataset: CocoDataset, detections: Detections, iou: float) -> Matching
     objects = objects_of(dataset)
     count = len(detections)
     fate = np.full(count, FALSE, dtype=np.int8)
-    fate[_beyond_limit(detections) | (detections.label < 0)] = LEFT_OUT
+    fate[outside_range(detections.bbox[:, 2] * detections.bbox[:, 3])] = IGNORED
+    rank = class_ranks(detections.label, detections.photo)
+    fate[(rank >= MAX_DETS) | (detections.label < 0)] = LEFT_OUT
     matched, matched_iou = np.full(count, -1), np.zeros(count)
     found_by = np.full(len(objects), -1)
-    bound = min(iou, 1 - 1e-10)  # as COCOeval has it
+    bound = float(reached_at(iou))
     best = np.zeros((2, count)), np.full((2, count), -1)
     for rows, columns, ious in overlaps(detections, objects):
         if not ious.size:
             continue
         same = detections.label[rows, None] == objects.label[None, columns]
         ignored = objects.ignored[columns]
-        pairs = _match_photo(
-            np.where(same, ious, -1.0),
-            fate[rows] != LEFT_OUT,
-            objects.crowd[columns],
-            ignored,
-            bound,
-        )
-        for row, column in pairs:
+        takes_part = same & (fate[rows] != LEFT_OUT)[:, None]
+        own, partner, _ = pairs_within(ious, takes_part, bound)
+        pairs = [(*pair, 1) for pair in zip(own.tolist(), partner.tolist(), strict=True)]
+        crowd, need_not = objects.crowd[columns].tolist(), ignored.astype(int).tolist()
+        for row, column, _, counts in greedy(pairs, crowd, need_not, 1):
             at = rows.start + row
-            fate[at] = IGNORED if ignored[column] else TRUE
+            fate[at] = TRUE if counts else IGNORED
             matched[at], matched_iou[at] = columns.start + column, ious[row, column]
         for kind, of_kind in enumerate((same, ~same)):
             reach = np.where(of_kind & ~ignored, ious, 0.0)
@@ -173,49 +157,3 @@ def _match(dataset: CocoDataset, detections: Detections, iou: float) -> Matching
         other_iou=other_iou,
         other_object=other_object,
     )
-
-
-def _match_photo(
-    reach: np.ndarray,
-    takes_part: np.ndarray,
-    crowd: np.ndarray,
-    ignored: np.ndarray,
-    bound: float,
-) -> list[tuple[int, int]]:
-    """The (detection, object) pairs of one photo.
-
-    Args:
-        reach: [D, G] IoU within a class, -1 across classes; the best score first, ignored objects
-            last.
-        takes_part: [D] bool.
-        crowd: [G] bool.
-        ignored: [G] bool.
-        bound: the least IoU of a pair.
-    """
-    pairs = []
-    taken = np.zeros(len(crowd), dtype=bool)
-    for row in np.flatnonzero((reach >= bound).any(axis=1) & takes_part).tolist():
-        best, partner = bound, -1
-        for column in np.flatnonzero(reach[row] >= bound).tolist():
-            if taken[column] and not crowd[column]:
-                continue
-            if partner >= 0 and ignored[column] and not ignored[partner]:
-                break
-            if reach[row, column] >= best:  # of equals the last, as COCOeval has it
-                best, partner = reach[row, column], column
-        if partner >= 0:
-            taken[partner] = True
-            pairs.append((row, partner))
-    return pairs
-
-
-def _beyond_limit(detections: Detections) -> np.ndarray:
-    """[D] bool: not among the best 100 of its class in its photo."""
-    order = np.lexsort([detections.label, detections.photo])  # stable: the best score stays first
-    group = np.stack([detections.photo[order], detections.label[order]])
-    is_first = np.ones(len(order), dtype=bool)
-    is_first[1:] = (group[:, 1:] != group[:, :-1]).any(axis=0)
-    first = np.maximum.accumulate(np.where(is_first, np.arange(len(order)), 0))
-    beyond = np.empty(len(order), dtype=bool)
-    beyond[order] = np.arange(len(order)) - first >= MAX_DETECTIONS
-    return beyond

@@ -24,14 +24,15 @@ def worst_images(
     limit: int = 50,
     score_thresh: float = 0.0,
 ) -> list[dict[str, Any]]:
-    """The photos with the most errors at IoU .5, the worst first.
+    """The photos with the most errors, the worst first.
 
     Matching is greedy by score, so leaving out low scores afterwards is the same as not having
     them: with results made for AP, set `score_thresh` to where the detector will be used.
 
     Args:
         dataset: what the results are of.
-        results: COCO results of one setting, a `Matching` at .5, or its `ErrorTypes`.
+        results: COCO results of one setting, a `Matching` at IoU .5, or `ErrorTypes`, whose bound
+            then holds.
         by: "f1" (lowest first), "missed" (most objects not found) or "false" (most false
             positives); equal ones by the number of all errors. A photo without such errors is not
             listed.
@@ -123,7 +124,7 @@ def image_fates(
 
     Args:
         dataset: what the results are of.
-        results: COCO results of one setting, a `Matching` at .5, or its `ErrorTypes`.
+        results: as in `worst_images`.
         image_id: of the photo.
         score_thresh: as in `worst_images`.
 

@@ -102,7 +102,11 @@ def _print_errors(errors: ErrorTypes, worst: Sequence[Mapping[str, Any]]) -> Non
 
 
 def _print_coverage(covered: DatasetCoverage) -> None:
-    print(f"\nobjects without a natural match: {covered.without:,} ({covered.without_share:.1%})")
+    share = f" ({covered.without_share:.1%})" if covered.objects else ""
+    print(
+        f"\nobjects without a natural match: {covered.without:,} of {covered.objects:,}{share}, on "
+        f"{covered.photos:,} of {covered.of_photos:,} photos"
+    )
     columns = [name for name in covered.levels[0] if name != "image_ids"]
     print("\n".join(options.table(covered.levels, columns)))
     print(covered.suggestion)

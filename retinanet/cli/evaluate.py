@@ -128,7 +128,7 @@ def run(args: argparse.Namespace) -> int:
             found = class_floors(swept)
             _print_floors(found, model)
             plain["class_floors"] = {"rows": found.to_rows(), "config": found.config.to_dict()}
-    options.write_outputs(args, plain, map(_flat, rows), list(rows[0]) if rows else [])
+    options.write_outputs(args, _measured(plain), map(_flat, rows), list(rows[0]) if rows else [])
     if args.results:
         write(args.results, json.dumps(detections).encode())
     return 0
@@ -255,9 +255,18 @@ def _print_floors(found: ClassFloors, model: RetinaNet) -> None:
     config = found.config
     names = model.categories
     named = [f"{names[own] or own}={floor}" for own, floor in config.class_score_thresh]
-    settings = [(options.option(name), f"{getattr(config, name):g}") for name in SHOWN]
+    settings = [(options.option(name), str(getattr(config, name))) for name in SHOWN]
     words = [word for pair in settings for word in pair]
     print(shlex.join([*words, "--class-score-thresh", *named]))
+
+
+def _measured(value: Any) -> Any:
+    """Plain data as JSON has it, which knows no nan: null is what cannot be measured."""
+    if isinstance(value, dict):
+        return {name: _measured(own) for name, own in value.items()}
+    if isinstance(value, list | tuple):
+        return [_measured(own) for own in value]
+    return None if isinstance(value, float) and math.isnan(value) else value
 
 
 def _flat(row: dict[str, Any]) -> dict[str, Any]:

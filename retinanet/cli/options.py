@@ -224,10 +224,16 @@ def check_outputs(args: argparse.Namespace, inputs: Sequence[Path]) -> None:
     """Refuse before the work what could not or must not be written after it.
 
     Raises:
-        UsageError: as `check_target`, or both files are one.
+        UsageError: as `check_target`, or two outputs (`--results`, `--html` too) are one file.
     """
-    if args.json and args.csv and args.json.resolve() == args.csv.resolve():
-        raise UsageError(f"--json and --csv both name {shown(str(args.csv))}; name two files.")
+    named: dict[Path, str] = {}
+    for name in ("json", "csv", "results", "html"):
+        target = getattr(args, name, None)
+        first = name if target is None else named.setdefault(target.resolve(), name)
+        if first != name:
+            raise UsageError(
+                f"--{first} and --{name} both name {shown(str(target))}; name two files."
+            )
     for target in (args.json, args.csv):
         check_target(target, inputs)
 

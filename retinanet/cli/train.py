@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import datetime
 import json
 from collections.abc import Callable
@@ -110,15 +111,15 @@ def run(args: argparse.Namespace) -> int:
     """Train, validate and save.
 
     Returns:
-        The exit code: 0; 130 or 143 when SIGINT or SIGTERM stopped it, with a checkpoint. Bad
-        input raises the error of the room that found it.
+        The exit code: 0; 130, 143 or 129 when SIGINT, SIGTERM or SIGHUP stopped it, with a
+        checkpoint. Bad input raises the error of the room that found it.
     """
     _check_out(args)
     card = _read_card(args.card)
     config = _train_config(args)
     with joined(args.device) as (world, device), stopping(once=world.size == 1) as stop:
         check_batch(config.batch_size, world)
-        tell = say if world.is_main else _silent
+        tell = _say if world.is_main else _silent
         dataset, held_out = _datasets(args)
         model = _model(args, config, dataset, tell).to(device)
         tell(f"data: {dataset.report}")
@@ -163,9 +164,10 @@ def _train(
             card |= _card(config, dataset, started, run.record)
             if run.metrics is not None:
                 card["validation"] = run.metrics
-                print("  ".join(f"{name} {run.metrics[name]:.3f}" for name in METRICS))
             save_checkpoint(trained, args.out, card=card)
             run.finish(str(args.out))
+            if run.metrics is not None:
+                print("  ".join(f"{name} {run.metrics[name]:.3f}" for name in METRICS))
             print(args.out)
         return trained is not None
 
@@ -186,12 +188,20 @@ def _card(
     }
 
 
+def _say(line: str) -> None:
+    """Tell whoever listens; that they have gone, as a closed terminal has, stops no run."""
+    with contextlib.suppress(OSError):
+        say(line)
+
+
 def _silent(line: str) -> None:
     """Of several processes rank 0 alone speaks."""
 
 
 def _check_out(args: argparse.Namespace) -> None:
     """Refuse before the training what would be lost after it."""
+    if args.val_every < 0:
+        raise UsageError(f"--val-every must be 0 or more, not {args.val_every}.")
     if args.out.suffix != ".safetensors":
         raise UsageError(f"--out must end in .safetensors, which {args.out} does not.")
     starts = [Path(start) for start in (args.weights, args.backbone, args.init_from) if start]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import re
+import shutil
 import stat
 import struct
 import threading
@@ -27,6 +28,9 @@ from retinanet.truth import shown
 
 CHUNK = 1 << 20
 """Bytes that are unpacked at a time."""
+
+MIN_FREE_BYTES = 500_000_000
+"""What unpacking leaves free on its disk: runs at work need room for their checkpoints."""
 
 _READABLE = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 """Others are unpacked without a bound on what one step gives."""
@@ -99,6 +103,12 @@ def extract_zip(
         raise DatasetError(f"{folder} is already there; name a folder that is not.")
     with opened_zip(archive, limits) as opened, made_whole(folder) as unfinished:
         total = sum(info.file_size for info in opened.infolist())
+        free = shutil.disk_usage(unfinished).free
+        if total > free - MIN_FREE_BYTES:
+            raise DatasetError(
+                f"The zip unpacks to {_size(total)} and the disk has {_size(free)} free; make "
+                "room, or give fewer or smaller photos."
+            )
         done = 0
         for info in opened.infolist():
             target = unfinished.joinpath(*_parts(info))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -159,6 +159,9 @@ def _voc(listing: Listing) -> Layout | None:
     if not groups:
         return None
     index = image_index(listing.images())
+    texts: dict[str, list[str]] = {}
+    for name in listing.with_suffix(".txt"):
+        texts.setdefault(parent(name), []).append(name)
     raw: dict[str, str] = {}
     pairs: dict[str, tuple[Pair, ...]] = {}
     for folder, names in groups.items():
@@ -169,7 +172,7 @@ def _voc(listing: Listing) -> Layout | None:
             )
         )
         own = {stem(name): _voc_pair(name, folders, index) for name in names}
-        lists = _voc_lists(listing, base)
+        lists = _voc_lists(listing, texts, base)
         prefix = f"{_last(base)}-" if len(groups) > 1 else ""
         if not lists:
             raw[folder], pairs[folder] = _last(base), tuple(own.values())
@@ -186,16 +189,23 @@ def _voc_pair(name: str, folders: tuple[str, ...], index: Mapping[str, str]) -> 
     return Pair(next(filter(None, places), ""), name, folders)
 
 
-def _voc_lists(listing: Listing, base: str) -> dict[str, list[str]]:
-    """{name of a list: stems of its images}, without the lists of single classes."""
+def _voc_lists(
+    listing: Listing, texts: Mapping[str, Sequence[str]], base: str
+) -> dict[str, list[str]]:
+    """{name of a list: stems of its images}, without the lists of single classes.
+
+    Args:
+        listing: to read from.
+        texts: {folder: names of its text files}.
+        base: the folder that holds ImageSets.
+    """
     lists = {}
     for place in (join(base, "ImageSets", "Main"), join(base, "ImageSets")):
-        for name in listing.names:
-            if parent(name) == place and name.lower().endswith(".txt"):
-                lines = _lines(listing.read(name, _MAX_LIST))
-                # A list for one class says in a second column whether the image shows it.
-                if lines and all(len(line) == 1 for line in lines):
-                    lists[stem(name)] = list(dict.fromkeys(line[0] for line in lines))
+        for name in texts.get(place, ()):
+            lines = _lines(listing.read(name, _MAX_LIST))
+            # A list for one class says in a second column whether the image shows it.
+            if lines and all(len(line) == 1 for line in lines):
+                lists[stem(name)] = list(dict.fromkeys(line[0] for line in lines))
         if lists:
             break
     return lists

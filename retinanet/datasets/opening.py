@@ -30,7 +30,8 @@ from retinanet.datasets.listing import (
 from retinanet.single_flight import Cancelled
 
 _SAMPLE = 200  # file names of a COCO JSON that are looked for in each folder
-_FILE_NAME = re.compile(rb'"file_name"\s*:\s*("(?:[^"\\]|\\.)*")')
+# Bounded, as each sign of an endless name would cost the search a hundred bytes of memory.
+_FILE_NAME = re.compile(rb'"file_name"\s{0,64}:\s{0,64}("(?:[^"\\]|\\.){0,4096}")')
 
 
 @dataclass(frozen=True, eq=False)

@@ -11,7 +11,7 @@ from plotly.subplots import make_subplots
 
 from retinanet.analysis.confusion import Confusion
 from retinanet.analysis.dataset_coverage import DatasetCoverage
-from retinanet.analysis.error_types import MAIN_TYPES, SPECIAL_TYPES, ErrorTypes
+from retinanet.analysis.error_types import MAIN_TYPES, SPECIAL_TYPES, ErrorTypes, ap_name
 from retinanet.analysis.score_split import ScoreSplit
 from retinanet.figures.palette import FATE_COLORS, LEVEL_COLORS, OKABE_ITO
 
@@ -69,9 +69,15 @@ def error_bars(errors: ErrorTypes) -> go.Figure:
     marker = {"color": colors, "pattern": {"shape": patterns}}
     counts = [rows[name]["count"] for name in names]
     gains = [rows[name]["dAP50"] for name in names]
+    ap = ap_name(errors.fg_iou)
     for column, values, texts, hover in (
         (1, counts, [f"{count:,}" for count in counts], "%{y}: %{x:,}"),
-        (2, gains, [f"{gain:.3f}" for gain in gains], "%{y}: AP50 + %{x:.3f}"),
+        (
+            2,
+            gains,
+            ["" if np.isnan(gain) else f"{gain:.3f}" for gain in gains],
+            f"%{{y}}: {ap} + %{{x:.3f}}",
+        ),
     ):
         bar = go.Bar(
             x=values,
@@ -87,7 +93,7 @@ def error_bars(errors: ErrorTypes) -> go.Figure:
         figure.add_trace(bar, row=1, col=column)
     figure.update_yaxes(autorange="reversed")
     figure.update_xaxes(title="errors", tickformat=",d", rangemode="tozero", col=1)
-    figure.update_xaxes(title="AP50 gained without them", rangemode="tozero", col=2)
+    figure.update_xaxes(title=f"{ap} gained without them", rangemode="tozero", col=2)
     return figure.update_layout(
         height=330, showlegend=False, bargap=0.3, margin={"l": 0, "r": 50, "t": 8, "b": 40}
     )
@@ -182,6 +188,7 @@ def score_histogram(
 ) -> go.Figure:
     """How many true and how many false positives have each score, on a logarithmic axis."""
     rows = score_rows(split, category, bins)
+    most = max(1, *(row[key] for row in rows for key in SCORE_STYLES))
     figure = go.Figure()
     for key, (name, color, pattern) in SCORE_STYLES.items():
         counts = [row[key] for row in rows]
@@ -200,7 +207,8 @@ def score_histogram(
         margin={"l": 0, "r": 0, "t": 8, "b": 40},
         legend={"orientation": "h", "y": 1.15},
         xaxis={"title": "score", "range": [0, 1]},
-        yaxis={"type": "log", "title": "detections, log scale", "tickformat": ",d", "dtick": 1},
+        yaxis={"type": "log", "title": "detections, log scale", "tickformat": ",d", "dtick": 1}
+        | {"range": [np.log10(0.5), np.log10(2 * most)]},  # a bar of one detection has a height
     )
 
 

@@ -12,10 +12,10 @@ from typing import Any
 
 import plotly.graph_objects as go
 
+from retinanet.average_precision import RECALLS
 from retinanet.config import ConfigError, PostprocessConfig
 from retinanet.figures.palette import OKABE_ITO
 from retinanet.sweeps import RANKED_BY, Grid, PRCurve, Sweep
-from retinanet.sweeps.average_precision import RECALLS
 
 KNOBS: dict[str, str] = {
     "score_thresh": "score_thresh",
@@ -84,6 +84,14 @@ def surface_rows(
     return rows
 
 
+def shown_setting(
+    sweep: Sweep, metric: str, current: PostprocessConfig | None
+) -> PostprocessConfig:
+    """Whose caps decide which settings `surface` shows: the current ones', else the best one's."""
+    base = _base(sweep, metric, current)
+    return base if _has_caps(sweep, base) else sweep.best(metric).config
+
+
 def surface(
     sweep: Sweep, metric: str = "f1", current: PostprocessConfig | None = None
 ) -> go.Figure:
@@ -94,14 +102,15 @@ def surface(
     Args:
         sweep: the settings and how they do.
         metric: one of `RANKED_BY`.
-        current: a circle is drawn where it is; where it is not in the grid, at no place. Its caps
-            decide which settings are shown, the best one's where the sweep has not them.
+        current: a circle is drawn where it is; where it is not in the grid, its caps included, at
+            no place. Its caps decide which settings are shown, the best one's where the sweep has
+            not them.
 
     Raises:
         ConfigError: there is no such measure.
     """
     base = _base(sweep, metric, current)
-    shown = base if _has_caps(sweep, base) else sweep.best(metric).config
+    shown = shown_setting(sweep, metric, current)
     cells = surface_rows(sweep, metric, shown)
     grid = sweep.grid
     values = {(cell["score_thresh"], cell["nms_thresh"]): cell[metric] for cell in cells}
@@ -121,7 +130,7 @@ def surface(
         best = max(known, key=lambda cell: cell[metric])
         _mark(figure, best, f"best {MEASURES[metric]}", "star", OKABE_ITO[5])
     here = {"score_thresh": base.score_thresh, "nms_thresh": base.nms_thresh}
-    if current is not None and (base.score_thresh, base.nms_thresh) in values:
+    if current is not None and shown is base and tuple(here.values()) in values:
         _mark(figure, here, "current setting", "circle-open", OKABE_ITO[0])
     figure.update_layout(
         height=340,
@@ -172,7 +181,8 @@ def knob_curves(
 
     Arguments and errors as `knob_rows`.
     """
-    base = sweep.best("f1").config if base is None else base
+    best = sweep.best("f1").config
+    base = best if base is None else base
     rows = knob_rows(sweep, knob, base, metrics)
     figure = go.Figure()
     for metric in metrics:
@@ -189,7 +199,7 @@ def knob_curves(
     figure.add_vline(
         x=getattr(base, knob),
         line={"color": OKABE_ITO[0], "dash": "dot", "width": 1},
-        annotation_text="current",
+        annotation_text="best by F1" if base == best else "current",
         annotation_position="top",
     )
     axis: dict[str, Any] = {"title": KNOBS[knob]}

@@ -273,9 +273,15 @@ class RunQueue:
             sentence = f"It could not be started: {error.strerror or error}."
             self.store.change(run_id, state="failed", sentence=sentence)
             return False
-        self._children[run_id] = child
         attempts = state.attempts + 1
-        self.store.change(run_id, state="running", sentence="", pid=child.pid, attempts=attempts)
+        try:
+            changes = {"pid": child.pid, "attempts": attempts}
+            self.store.change(run_id, state="running", sentence="", **changes)
+        except RunError:  # a full disk: unknown to anyone it would be started again and again
+            process.kill(child.pid)
+            child.wait()
+            raise
+        self._children[run_id] = child
         return True
 
     def _shown(self, run_id: str, states: dict[str, StoredState]) -> RunState:

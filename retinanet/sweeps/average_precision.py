@@ -1,4 +1,4 @@
-"""Average precision from matched detections: `COCOeval.accumulate` and `summarize` in arrays."""
+"""Average precision of all bounds from matched detections, and COCO's summary of it."""
 
 from __future__ import annotations
 
@@ -6,11 +6,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from retinanet.average_precision import interpolated, precision_recall
+from retinanet.coco_matching import AREAS, MAX_DETS
 from retinanet.evaluation import METRICS
-from retinanet.sweeps.truths import AREAS, BITS, MAX_DETS, PARAMS, A, T
-
-RECALLS: np.ndarray = PARAMS.recThrs
-"""The 101 recalls 0, .01, ..., 1 at which COCO reads the precision."""
+from retinanet.sweeps.truths import BITS, A, T
 
 ALL_AREAS = AREAS.index("all")
 IOU_50, IOU_75 = 0, 5  # places of .5 and .75 among the thresholds
@@ -21,34 +20,6 @@ _SHIFTS = np.arange(BITS, dtype=np.uint64)[:, None]
 def unpacked(bits: np.ndarray) -> np.ndarray:
     """[BITS, N] bool from bits [N] uint64, bit 0 first."""
     return (bits[None, :] >> _SHIFTS & np.uint64(1)).astype(bool)
-
-
-def precision_recall(
-    true: np.ndarray, false: np.ndarray, objects: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """Precision and recall after each detection.
-
-    Args:
-        true, false: [B, N] bool, best score first; neither where a detection is ignored.
-        objects: [B] int64, 1 or more: objects to be found.
-
-    Returns:
-        [B, N] float64 each, in [0, 1].
-    """
-    hits = np.cumsum(true, axis=1).astype(float)
-    misses = np.cumsum(false, axis=1).astype(float)
-    return hits / (misses + hits + np.spacing(1)), hits / objects[:, None]
-
-
-def interpolated(precision: np.ndarray, recall: np.ndarray) -> np.ndarray:
-    """[B, 101]: the best precision at each of `RECALLS` or a higher recall; 0 beyond the last."""
-    falling = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]
-    sampled = np.zeros((len(precision), len(RECALLS)))
-    for row, (own, reached) in enumerate(zip(falling, recall, strict=True)):
-        places = np.searchsorted(reached, RECALLS, side="left")
-        count = int(np.searchsorted(places, len(own)))  # beyond, the recall is never reached
-        sampled[row, :count] = own[places[:count]]
-    return sampled
 
 
 @dataclass(frozen=True, eq=False)

@@ -8,19 +8,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from retinanet.average_precision import RECALLS, interpolated, precision_recall
 from retinanet.coco import CocoDataset
+from retinanet.coco_matching import IOU_THRESHOLDS
 from retinanet.config import ConfigError, PostprocessConfig
-from retinanet.sweeps.average_precision import (
-    ALL_AREAS,
-    RECALLS,
-    interpolated,
-    precision_recall,
-    unpacked,
-)
+from retinanet.sweeps.average_precision import ALL_AREAS, unpacked
 from retinanet.sweeps.candidate_store import CandidateStore, StoreProgress
 from retinanet.sweeps.grid import Grid
 from retinanet.sweeps.matched import MatchedDetections, collect, counted
-from retinanet.sweeps.truths import IOU_THRESHOLDS
 
 ALL = "all classes"
 

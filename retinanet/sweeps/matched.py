@@ -10,12 +10,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from retinanet.coco import CocoDataset
+from retinanet.coco_matching import MAX_DETS, class_ranks
 from retinanet.single_flight import Cancelled
 from retinanet.sweeps.candidate_store import CandidateStore, StoreProgress
 from retinanet.sweeps.grid import Grid
 from retinanet.sweeps.matching import match_image
 from retinanet.sweeps.runs import Run, above, runs_of
-from retinanet.sweeps.truths import MAX_DETS, ImageTruths, Truths
+from retinanet.sweeps.truths import ImageTruths, Truths
 
 RECORD = np.dtype(
     [
@@ -127,21 +128,10 @@ def _records(run: Run, columns: np.ndarray, truths: ImageTruths, place: int) -> 
     rows = np.zeros(len(own), RECORD)
     rows["score"], rows["label"], rows["column"] = run.scores, run.labels, own
     rows["image"], rows["rank"] = place, np.arange(len(own))
-    rows["class_rank"] = _class_ranks(own)
+    rows["class_rank"] = class_ranks(own)
     rows["first"], rows["last"] = run.first, run.last
     rows["true"], rows["ignored"] = matches.true, matches.ignored
     return rows
-
-
-def _class_ranks(columns: np.ndarray) -> np.ndarray:
-    """[N] place of each among those of its class, in the order given."""
-    order = np.argsort(columns, kind="stable")
-    grouped = columns[order]
-    starts = np.flatnonzero(np.diff(grouped, prepend=-2))
-    sizes = np.diff(np.append(starts, len(columns)))
-    ranks = np.empty(len(columns), np.int64)
-    ranks[order] = np.arange(len(columns)) - np.repeat(starts, sizes)
-    return ranks
 
 
 def _ordered(data: bytearray) -> np.ndarray:

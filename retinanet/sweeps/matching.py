@@ -1,9 +1,9 @@
 """COCO's matching of detections and objects, for all IoU thresholds and area ranges at once.
 
-An exact restatement of `COCOeval.evaluateImg`, which takes each of 10 thresholds and 4 area ranges
-in turn: here each is a bit of a whole number, and a detection is decided for all 40 together. It is
-greedy by score, so the matches of the detections above a score are those of all detections, cut
-off there; and so are those of the best n of a class.
+pycocotools takes each of 10 thresholds and 4 area ranges in turn: here each is a bit of a whole
+number, and `greedy` decides a detection for all 40 together. It goes by score, so the matches of
+the detections above a score are those of all detections, cut off there; and so are those of the
+best n of a class.
 """
 
 from __future__ import annotations
@@ -11,14 +11,20 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from pycocotools import mask
 
-from retinanet.sweeps.truths import ALL_BITS, IOU_THRESHOLDS, A, ImageTruths, T, outside
+from retinanet.coco_matching import (
+    IOU_THRESHOLDS,
+    greedy,
+    pairs_within,
+    photo_ious,
+    reached_at,
+)
+from retinanet.sweeps.truths import ALL_BITS, A, ImageTruths, T, outside
 
 _REACHED = [sum(((1 << count) - 1) << (area * T) for area in range(A)) for count in range(T + 1)]
 """The bits of the first `count` IoU thresholds, in all area ranges."""
 
-_BOUNDS = np.minimum(IOU_THRESHOLDS, 1 - 1e-10)  # pycocotools: an IoU of 1 reaches every threshold
+_BOUNDS = reached_at(IOU_THRESHOLDS)
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,7 +51,10 @@ def match_image(boxes: np.ndarray, columns: np.ndarray, truths: ImageTruths) -> 
     """
     true, ignored = [0] * len(boxes), [0] * len(boxes)
     if len(boxes) and len(truths):
-        _match(_pairs(boxes, columns, truths), truths, true, ignored)
+        crowd, need_not = truths.crowd.tolist(), truths.ignored.tolist()
+        pairs = _pairs(boxes, columns, truths)
+        for row, _, bits, counts in greedy(pairs, crowd, need_not, ALL_BITS):
+            (true if counts else ignored)[row] |= bits
     hits, skips = np.array(true, np.uint64), np.array(ignored, np.uint64)
     unmatched = ~(hits | skips) & np.uint64(ALL_BITS)
     return Matches(hits, skips | (unmatched & outside(boxes[:, 2] * boxes[:, 3])))
@@ -54,53 +63,15 @@ def match_image(boxes: np.ndarray, columns: np.ndarray, truths: ImageTruths) -> 
 def _pairs(
     boxes: np.ndarray, columns: np.ndarray, truths: ImageTruths
 ) -> list[tuple[int, int, int]]:
-    """(detection, object, bits that their IoU reaches), by detection, then the better object first.
-
-    Of objects with the same IoU COCO takes the one that is listed last.
-    """
+    """(detection, object, bits that their IoU reaches), in the order of `pairs_within`."""
     rows = np.flatnonzero(np.isin(columns, truths.column))
-    if not len(rows):
-        return []
-    iou = mask.iou(boxes[rows], truths.boxes, truths.crowd.astype(np.uint8))
+    ious = photo_ious(boxes[rows], truths.boxes, truths.crowd)
     same = columns[rows][:, None] == truths.column[None, :]
-    detection, object_ = np.nonzero(same & (iou >= _BOUNDS[0]))
-    values = iou[detection, object_]
-    order = np.lexsort([-object_, -values, detection])
+    detection, object_, values = pairs_within(ious, same, _BOUNDS[0])
     reached = np.searchsorted(_BOUNDS, values, side="right")
     return [
         (row, own, _REACHED[count])
         for row, own, count in zip(
-            rows[detection[order]].tolist(),
-            object_[order].tolist(),
-            reached[order].tolist(),
-            strict=True,
+            rows[detection].tolist(), object_.tolist(), reached.tolist(), strict=True
         )
     ]
-
-
-def _match(
-    pairs: list[tuple[int, int, int]], truths: ImageTruths, true: list[int], ignored: list[int]
-) -> None:
-    """Decide the detections of `pairs` in turn; `true` and `ignored` receive their bits."""
-    crowd, need_not = truths.crowd.tolist(), truths.ignored.tolist()
-    free = [ALL_BITS] * len(truths)  # a crowd stays free
-    start = 0
-    while start < len(pairs):
-        row, end = pairs[start][0], start
-        while end < len(pairs) and pairs[end][0] == row:
-            end += 1
-        undecided = ALL_BITS
-        # Objects that count come first, however much better one that does not would fit.
-        for counts in (True, False):
-            for _, own, reached in pairs[start:end]:
-                wanted = ~need_not[own] if counts else need_not[own]
-                hit = undecided & reached & free[own] & wanted
-                if hit:
-                    undecided &= ~hit
-                    if not crowd[own]:
-                        free[own] &= ~hit
-                    if counts:
-                        true[row] |= hit
-                    else:
-                        ignored[row] |= hit
-        start = end

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import threading
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -91,7 +92,7 @@ def read_header(folder: Path) -> StoreHeader:
 
 def write(path: Path, data: bytes) -> None:
     """Whole or not at all."""
-    unfinished = path.with_suffix(f".{os.getpid()}.part")
+    unfinished = path.with_suffix(f".{os.getpid()}-{threading.get_ident()}.part")
     try:
         unfinished.write_bytes(data)
         unfinished.replace(path)

@@ -6,17 +6,10 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-from pycocotools.cocoeval import Params
 
-from retinanet.coco import CocoDataset, ground_truth
-
-PARAMS = Params(iouType="bbox")
-"""pycocotools' own bounds: ten IoU thresholds, four area ranges, 101 recalls, 100 detections."""
-
-IOU_THRESHOLDS: np.ndarray = PARAMS.iouThrs
-AREAS: tuple[str, ...] = tuple(PARAMS.areaRngLbl)
-AREA_RANGES: np.ndarray = np.array(PARAMS.areaRng)
-MAX_DETS: int = PARAMS.maxDets[-1]
+from retinanet.coco import CocoDataset
+from retinanet.coco_columns import Annotations, annotations_of, sorted_ids
+from retinanet.coco_matching import AREAS, IOU_THRESHOLDS, outside_range
 
 T, A = len(IOU_THRESHOLDS), len(AREAS)
 BITS = T * A
@@ -32,8 +25,8 @@ NO_COLUMN = -1
 def outside(areas: np.ndarray) -> np.ndarray:
     """[N] uint64: the bits of the area ranges that areas [N], px², are outside of."""
     bits = np.zeros(len(areas), np.uint64)
-    for own, (low, high) in zip(AREA_BITS, AREA_RANGES, strict=True):
-        bits |= np.where((areas < low) | (areas > high), np.uint64(own), np.uint64(0))
+    for own, area in zip(AREA_BITS, AREAS, strict=True):
+        bits |= np.where(outside_range(areas, area), np.uint64(own), np.uint64(0))
     return bits
 
 
@@ -56,6 +49,12 @@ class ImageTruths:
     def __len__(self) -> int:
         return len(self.column)
 
+    def rows(self, rows: slice) -> ImageTruths:
+        """Some of the objects."""
+        return ImageTruths(
+            self.boxes[rows], self.column[rows], self.crowd[rows], self.ignored[rows]
+        )
+
 
 class Truths:
     """The objects of a data set, read and cleaned by `ground_truth`, photo by photo.
@@ -67,23 +66,24 @@ class Truths:
     """
 
     def __init__(self, dataset: CocoDataset) -> None:
-        data = ground_truth(dataset)
-        categories = sorted(data["categories"], key=lambda category: category["id"])
-        self.category_ids = [category["id"] for category in categories]
-        self.names = [category["name"] for category in categories]
+        names = dict(zip(dataset.category_ids, dataset.categories, strict=True))
+        self.category_ids = sorted(names)
+        self.names = [names[category_id] for category_id in self.category_ids]
         self._column = {category_id: i for i, category_id in enumerate(self.category_ids)}
-        self.image_ids = np.unique([photo.image_id for photo in dataset.photos])
-        by_image: dict[int, list[dict]] = {}
-        for annotation in data["annotations"]:
-            by_image.setdefault(annotation["image_id"], []).append(annotation)
-        self._images = {image_id: self._image(own) for image_id, own in by_image.items()}
+        self.image_ids = np.array(sorted_ids(dataset), np.int64)
+        column_of = self.columns(dataset.category_ids, len(names))
+        annotations = annotations_of(dataset)
+        self._objects = _as_truths(annotations, column_of)
+        self._photo, self._starts = annotations.photo, annotations.starts
+        self._place = {image_id: i for i, image_id in enumerate(self.image_ids.tolist())}
 
     def __len__(self) -> int:
         return len(self.image_ids)
 
     def of(self, image_id: int) -> ImageTruths:
         """The objects of a photo."""
-        return self._images[image_id] if image_id in self._images else self._image([])
+        place = self._place[image_id]
+        return self._objects.rows(slice(self._starts[place], self._starts[place + 1]))
 
     def columns(self, category_ids: tuple[int, ...], num_classes: int) -> np.ndarray:
         """[num_classes] int64: the column of each label index, `NO_COLUMN` where there is none."""
@@ -93,30 +93,18 @@ class Truths:
     @cached_property
     def counts(self) -> np.ndarray:
         """[A, K] int64: objects to be found of each area range and class."""
-        counts = np.zeros((A, len(self.names)), np.int64)
-        for truths in self._images.values():
-            for area in range(A):
-                wanted = truths.ignored & np.uint64(1 << (area * T)) == 0
-                np.add.at(counts[area], truths.column[wanted], 1)
-        return counts
+        column, ignored = self._objects.column, self._objects.ignored
+        wanted = [ignored & np.uint64(1 << (area * T)) == 0 for area in range(A)]
+        return np.stack([np.bincount(column[own], minlength=len(self.names)) for own in wanted])
 
     @cached_property
     def by_image(self) -> tuple[np.ndarray, np.ndarray]:
-        """[G] index of the photo and [G] column of all objects that are no crowds."""
-        place = {int(image_id): i for i, image_id in enumerate(self.image_ids)}
-        images, columns = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
-        for image_id, truths in self._images.items():
-            own = truths.column[~truths.crowd]
-            images.append(np.full(len(own), place[image_id]))
-            columns.append(own)
-        return np.concatenate(images), np.concatenate(columns)
+        """[G] index of the photo and [G] column of all objects to be found, whatever their area."""
+        wanted = self._objects.ignored & np.uint64(1) == 0
+        return self._photo[wanted], self._objects.column[wanted]
 
-    def _image(self, annotations: list[dict]) -> ImageTruths:
-        crowd = np.array([bool(own["iscrowd"]) for own in annotations], bool)
-        ignored = outside(np.array([own["area"] for own in annotations], float))
-        return ImageTruths(
-            boxes=np.array([own["bbox"] for own in annotations], float).reshape(-1, 4),
-            column=np.array([self._column[own["category_id"]] for own in annotations], np.int64),
-            crowd=crowd,
-            ignored=np.where(crowd, np.uint64(ALL_BITS), ignored),
-        )
+
+def _as_truths(annotations: Annotations, column_of: np.ndarray) -> ImageTruths:
+    ignored = np.where(annotations.crowd, np.uint64(ALL_BITS), outside(annotations.area))
+    column = column_of[annotations.label]
+    return ImageTruths(annotations.bbox, column, annotations.crowd, ignored)
