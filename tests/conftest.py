@@ -5,6 +5,7 @@ import os
 import pytest
 import torch
 
+from pages._shared import workroom
 from retinanet.engine import Engine
 from tests.browser import browsing, find_chromium, serving
 
@@ -18,6 +19,14 @@ def chromium():
         if os.environ.get("CI") == "true":
             pytest.fail("CI needs a Chromium: install it, e.g. apt-get install chromium.")
         pytest.skip("no Chromium or Chrome is installed, so the app cannot be driven in one")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _workroom(tmp_path_factory):
+    """What the app keeps on disk is kept apart from what a person has there."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(workroom.FOLDER, str(tmp_path_factory.mktemp("workroom")))
+        yield
 
 
 @pytest.fixture(scope="session")

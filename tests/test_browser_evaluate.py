@@ -43,9 +43,6 @@ def evaluate(chromium, tmp_path_factory):
 
 def open_tab(page, address: str, tab: str) -> None:
     page.goto(f"{address}?score_thresh=0.3&evaluate_tab={tab}")
-    page.wait_for_selector(f".st-key-run_network button, {HEADLINE}", timeout=120_000)
-    if page.locator(HEADLINE).count() == 0:
-        page.locator(".st-key-run_network button").click()
     page.wait_for_selector(HEADLINE, timeout=120_000)
     wait_ready(page)
 

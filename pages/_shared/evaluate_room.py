@@ -204,15 +204,18 @@ def _network(subject: Subject) -> CandidateStore | None:
     key = work.pass_key(subject)
     task = tasks.get_tasks().get(key)
     if task is not None and task.state == "cancelled":
-        tasks.get_tasks().forget(
-            key
-        )  # what is on disk stays, and the button says how many are left
+        # What is on disk stays, and the button says how many are left.
+        tasks.get_tasks().forget(key)
+        st.session_state["stopped_pass"] = key
         task = None
     left = 0
     if task is None:
         left = work.missing(subject)
-        if not left:
+        # The few samples need no question: the page has something to show from the first look.
+        is_quick = subject.data.key == "samples" and st.session_state.get("stopped_pass") != key
+        if not left or is_quick:
             work.begin_pass(subject)
+            left = 0
     with st.container(key="network_pass"):
         if left:
             _offer(subject, left)
@@ -234,12 +237,14 @@ def _network(subject: Subject) -> CandidateStore | None:
 def _offer(subject: Subject, left: int) -> None:
     """What the network pass costs, and the button that begins it."""
     total = len(subject.dataset.photos)
+    # The progress of the timing comes and goes below the button, which stays where a hand aims.
+    row = st.container(horizontal=True, vertical_alignment="center")
     seconds = work.timed(subject)
     if seconds is not None:
         left = work.missing(subject)  # those that told the cost are on disk now
     cost = "" if seconds is None else f", about {seconds:.2g} s each: {_time(seconds * left)}"
     there = f" {total - left:,} of {total:,} are on disk." if left < total else ""
-    with st.container(horizontal=True, vertical_alignment="center"):
+    with row:
         st.button(
             f"Run the network on {counted(left, 'photo')}",
             key="run_network",

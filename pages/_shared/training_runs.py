@@ -131,7 +131,10 @@ _ACTIONS: dict[str, tuple[tuple[str, str], ...]] = {
 
 def _buttons(run: RunState) -> None:
     for action, words in _ACTIONS.get(run.state, ()):
-        st.button(words, key=f"{action}_{run.id}", on_click=_do, args=(action, run.id))
+        place, label = st, words
+        if action == "remove" and run.out is not None:
+            place, label = st.popover(words), "Remove the run and the model it trained"
+        place.button(label, key=f"{action}_{run.id}", on_click=_do, args=(action, run.id))
 
 
 def _do(action: str, run_id: str) -> None:

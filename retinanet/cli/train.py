@@ -23,6 +23,7 @@ from retinanet.config import LossConfig, MatcherConfig, ModelConfig
 from retinanet.distributed import check_batch, joined, norm_note
 from retinanet.evaluation import METRICS
 from retinanet.model import RetinaNet
+from retinanet.run_log import plain
 from retinanet.run_record import RunRecord
 from retinanet.train_config import PLAIN_FIELDS, TrainConfig
 from retinanet.training_run import TrainingRun, measure
@@ -163,7 +164,7 @@ def _train(
         if trained is not None and run.world.is_main:
             card |= _card(config, dataset, started, run.record)
             if run.metrics is not None:
-                card["validation"] = run.metrics
+                card["validation"] = plain(run.metrics)
             save_checkpoint(trained, args.out, card=card)
             run.finish(str(args.out))
             if run.metrics is not None:

@@ -10,8 +10,8 @@ from retinanet.run_record import RunReader, RunRecord
 from retinanet.runs import process
 from retinanet.runs.store import OUT, StoredState
 
-STOPPED_CODES: tuple[int, ...] = (130, 143)
-"""What `train` ends with after SIGINT or SIGTERM, once its checkpoint is written."""
+STOPPED_CODES: tuple[int, ...] = (129, 130, 143)
+"""What `train` ends with after SIGHUP, SIGINT or SIGTERM, once its checkpoint is written."""
 
 _DIVERGED = re.compile(r"no longer a finite number in step (\d+)")
 
