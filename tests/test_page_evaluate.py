@@ -14,7 +14,7 @@ import torch
 from streamlit.testing.v1 import AppTest
 
 from pages._shared import engine, evaluate_state, evaluate_work, tasks, workroom
-from pages._shared.data_panel import Choice
+from pages._shared.data_choice import Choice
 from pages._shared.evaluate_state import Desk
 from pages._shared.evaluate_tabs import OF_THE_DATA, TABS
 from retinanet.__main__ import main

@@ -10,7 +10,7 @@ from dataclasses import fields
 
 import pytest
 
-from pages._shared import data_panel, engine, plan, runs, tasks, workroom
+from pages._shared import data_choice, data_panel, engine, plan, runs, tasks, workroom
 from pages._shared.plan import Plan
 from retinanet import checkpoints
 from retinanet.checkpoints import load_model, stated_config
@@ -250,7 +250,7 @@ def test_a_bug_in_long_work_is_raised_once_and_tried_again_later(monkeypatch):
     monkeypatch.setattr(data_panel, "_make_shapes", lambda choice, task: 1 // 0)
     with pytest.raises(AssertionError):  # the page shows it
         open_app(PAGE, **{**TINY, "data_seed": "78"})
-    assert known.get(data_panel.Choice("shapes", ShapesConfig(images=8, seed=78)).key) is None
+    assert known.get(data_choice.Choice("shapes", ShapesConfig(images=8, seed=78)).key) is None
 
 
 def test_what_is_left_counts_from_the_stage_that_is_counted(monkeypatch):

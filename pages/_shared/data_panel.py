@@ -1,29 +1,24 @@
-"""Which data set is worked with: composed shapes, a file of yours, or a folder of this machine."""
+"""The choice of a data set, and the set itself: made, unpacked, converted and checked."""
 
 from __future__ import annotations
 
 import hashlib
 import shutil
-from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import streamlit as st
 
-from pages._shared import parsing, runs, state, tasks, workroom
+from pages._shared import runs, state, tasks, workroom
+from pages._shared.data_choice import KINDS, Choice, current, keep
 from retinanet.coco import CocoDataset, DatasetError
 from retinanet.datasets import ArchiveLimits, DatasetReport, check_dataset, open_dataset
 from retinanet.hold_out import hold_out
 from retinanet.sample_dataset import make_sample_dataset
-from retinanet.shapes import ShapesConfig, make_shapes
+from retinanet.shapes import make_shapes
 
-KINDS: dict[str, str] = {
-    "samples": "The sample photos",
-    "shapes": "Shapes, made here",
-    "upload": "A zip of mine",
-    "folder": "A folder of this machine",
-}
 WHERE_DATA_GOES = (
     "A data set is unpacked into a folder of this server, as it may not fit into memory, and stays "
     "there until you remove it. It goes nowhere else."
@@ -36,29 +31,6 @@ LEAST_VAL = 8
 
 UPLOAD_LIMITS = ArchiveLimits(total_bytes=5_000_000_000, file_bytes=100_000_000)
 """Of a stranger's zip: an annotation file takes a multiple of its size in memory."""
-
-
-@dataclass(frozen=True)
-class Choice:
-    """What is chosen; all of it is in the link.
-
-    Args:
-        kind: of `KINDS`; "" for what the page begins with.
-        shapes: how shapes are composed.
-        upload: SHA-256 of the zip.
-        folder: its path.
-    """
-
-    kind: str = ""
-    shapes: ShapesConfig = field(default_factory=ShapesConfig)
-    upload: str = ""
-    folder: str = ""
-
-    @property
-    def key(self) -> Hashable:
-        """What a task that opens it is called."""
-        own = {"shapes": self.shapes, "upload": self.upload, "folder": self.folder}
-        return ("data", self.kind, own.get(self.kind))
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,72 +54,6 @@ class DataSets:
     val_images: Path
     reports: dict[str, DatasetReport]
     notes: tuple[str, ...] = ()
-
-
-# ------------------------------------------------------------------ the link
-
-
-_PARSERS: dict[str, Callable[[str], Any]] = {
-    "data": parsing.one_of(tuple(KINDS)),
-    "images": parsing.whole(8, 5000),
-    "imbalance": parsing.number(1, 100),
-    "data_seed": parsing.whole(0, 10**6),
-    "zip": lambda text: _sha(text),
-    "folder": lambda text: _path(text),
-}
-
-
-def _sha(text: str) -> str:
-    if len(text) != 64 or set(text) - set("0123456789abcdef"):
-        raise ValueError("it takes the 64 hex digits of a SHA-256")
-    return text
-
-
-def _path(text: str) -> str:
-    if "\0" in text:
-        raise ValueError("no path has a NUL in it")
-    return text
-
-
-def current() -> Choice:
-    """The session's choice; a new session takes it from the link."""
-    if "data_choice" not in st.session_state:
-        found = state.parsed(st.query_params.to_dict(), _PARSERS)
-        start = ShapesConfig()
-        shapes = replace(
-            start,
-            images=found.get("images", start.images),
-            imbalance=found.get("imbalance", start.imbalance),
-            seed=found.get("data_seed", start.seed),
-        )
-        choice = Choice(
-            found.get("data", ""), shapes, found.get("zip", ""), found.get("folder", "")
-        )
-        if choice.kind == "folder" and not workroom.is_local():
-            choice = replace(choice, kind="", folder="")
-        st.session_state["data_choice"] = choice
-    return st.session_state["data_choice"]
-
-
-def _keep(choice: Choice) -> None:
-    st.session_state["data_choice"] = choice
-
-
-def to_query() -> dict[str, str]:
-    """The query parameters of the choice; what stands at its start is left out."""
-    choice, start = current(), Choice()
-    told = {
-        "data": (choice.kind, start.kind),
-        "images": (choice.shapes.images, start.shapes.images),
-        "imbalance": (choice.shapes.imbalance, start.shapes.imbalance),
-        "data_seed": (choice.shapes.seed, start.shapes.seed),
-        "zip": (choice.upload, ""),
-        "folder": (choice.folder, ""),
-    }
-    return {name: f"{value}" for name, (value, at_start) in told.items() if value != at_start}
-
-
-QUERY_NAMES = tuple(_PARSERS)
 
 
 # ------------------------------------------------------------------ the controls
@@ -177,7 +83,7 @@ def choose(default: str) -> DataSets | None:
         )
     if kind != choice.kind:
         choice = replace(choice, kind=kind)
-        _keep(choice)
+        keep(choice)
     with right:
         choice = {"samples": _samples, "shapes": _shapes, "upload": _upload, "folder": _folder}[
             kind
@@ -188,7 +94,7 @@ def choose(default: str) -> DataSets | None:
 def settle(kind: str) -> None:
     """Other pages begin with this kind too: something has been made with it."""
     if not current().kind:
-        _keep(replace(current(), kind=kind))
+        keep(replace(current(), kind=kind))
 
 
 def _samples(choice: Choice) -> Choice:
@@ -201,7 +107,7 @@ def _samples(choice: Choice) -> Choice:
 
 def _kept(choice: Choice, **changes: Any) -> Choice:
     """The choice with a change; a page's beginning that nobody chose stays unsaid."""
-    _keep(replace(current(), **changes))
+    keep(replace(current(), **changes))
     return replace(choice, **changes)
 
 
@@ -244,7 +150,7 @@ def _upload(choice: Choice) -> Choice:
         if given is None:
             return
         try:
-            _keep(replace(current(), upload=keep_zip(given.getvalue())))
+            keep(replace(current(), upload=keep_zip(given.getvalue())))
         except DatasetError as fault:
             state.say(str(fault))
         st.session_state["zip_turn"] = turn + 1
@@ -292,7 +198,7 @@ def _remove(choice: Choice) -> None:
         return
     tasks.get_tasks().forget(choice.key)
     shutil.rmtree(folder, ignore_errors=True)  # gone is gone
-    _keep(replace(choice, upload=""))
+    keep(replace(choice, upload=""))
 
 
 def _folder(choice: Choice) -> Choice:

@@ -13,7 +13,7 @@ from typing import Any
 import streamlit as st
 from streamlit.runtime.scriptrunner import get_script_run_ctx
 
-from pages._shared import data_panel, state, view
+from pages._shared import data_choice, state, view
 from pages._shared.parsing import one_of, whole
 from retinanet.coco import CocoDataset
 from retinanet.config import PostprocessConfig
@@ -95,7 +95,7 @@ def read_link() -> None:
     """Let a new session take all from the link now, so that what it does not say is told first."""
     current()
     view.current()
-    data_panel.current()
+    data_choice.current()
 
 
 def change(**changes: Any) -> None:
@@ -124,8 +124,8 @@ def _flat(desk: Desk) -> dict[str, str]:
 def write_link() -> None:
     """Make the address say what the page shows."""
     knobs = view.to_query(view.View(knobs=view.current().knobs))
-    wanted = {**to_query(current()), **data_panel.to_query(), **knobs}
-    state.write_query((*_PARSERS, *data_panel.QUERY_NAMES, *view.NAMES, "photo", "truth"), wanted)
+    wanted = {**to_query(current()), **data_choice.to_query(), **knobs}
+    state.write_query((*_PARSERS, *data_choice.QUERY_NAMES, *view.NAMES, "photo", "truth"), wanted)
 
 
 def follow_history() -> None:

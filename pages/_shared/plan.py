@@ -8,7 +8,7 @@ from typing import Any
 
 import streamlit as st
 
-from pages._shared import data_panel, runs, state, view
+from pages._shared import data_choice, runs, state, view
 from pages._shared.data_panel import DataSets
 from pages._shared.lens import TRAINING
 from pages._shared.parsing import number, one_of, whole
@@ -117,11 +117,11 @@ def to_query() -> dict[str, str]:
 def write_link() -> None:
     """Make the address say which data, which plan and which run the page shows."""
     training = view.to_query(view.current())
-    wanted = data_panel.to_query() | to_query()
+    wanted = data_choice.to_query() | to_query()
     wanted |= {name: training[name] for name in TRAINING if name in training}
     if runs.opened():
         wanted["run"] = runs.opened()
-    state.write_query((*data_panel.QUERY_NAMES, *QUERY_NAMES, *TRAINING, "run"), wanted)
+    state.write_query((*data_choice.QUERY_NAMES, *QUERY_NAMES, *TRAINING, "run"), wanted)
 
 
 def model_config(plan: Plan, num_classes: int) -> ModelConfig:
