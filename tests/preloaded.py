@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import torch
 
@@ -26,7 +27,13 @@ def start(
         environment: variables to set there.
     """
     process = _CONTEXT.Process(target=_run, args=(arguments, errors, environment or {}))
-    process.start()
+    # The new process would run this one's main module, and AppTest leaves a page of the app there.
+    main_module = sys.modules["__main__"]
+    sys.modules["__main__"] = ModuleType("__main__")
+    try:
+        process.start()
+    finally:
+        sys.modules["__main__"] = main_module
     return process
 
 

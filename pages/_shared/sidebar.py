@@ -107,7 +107,10 @@ def _let_go_of_a_lost_one(options: tuple[str, ...]) -> None:
     asked = st.session_state.get("weights") or st.query_params.get("weights")
     if asked is None or asked in options:
         return
-    state.say(f"The model {asked[:60]} is not on this server; the embedded one answers instead.")
+    if "weights" in st.session_state:
+        state.say(f"{asked[:60]} is not on this server any more; the embedded model answers.")
+    else:
+        state.say(f"The link's weights={asked[:40]} is ignored: no such model is on this server.")
     st.session_state["weights"] = options[0]
 
 
