@@ -54,6 +54,7 @@ class Backbone(nn.Module):
             channels, FPN_CHANNELS, extra_blocks=LastLevelP6P7(p6_channels, FPN_CHANNELS)
         )
         self.frozen_stages = config.frozen_stages
+        self.norms_frozen = False
         self.freeze()
 
     def frozen_names(self) -> tuple[str, ...]:
@@ -68,15 +69,32 @@ class Backbone(nn.Module):
         for name, child in self.body.named_children():
             child.requires_grad_(name not in frozen)
 
+    def freeze_norms(self) -> None:
+        """Keep every batch norm of the body as it is, also in stages that train.
+
+        A small batch says little about a channel's mean and deviation; ImageNet's are better (He
+        et al., "Deep Residual Learning", arXiv 1512.03385, appendix A). Of "v1" they always are.
+        """
+        self.norms_frozen = True
+        for norm in self._norms():
+            norm.requires_grad_(False)
+        self.train(self.training)
+
     def train(self, mode: bool = True) -> Backbone:
-        """As `nn.Module.train`, but frozen stages stay in eval mode.
+        """As `nn.Module.train`, but frozen stages and norms stay in eval mode.
 
         A frozen stage whose batch norm kept updating its running statistics would still change.
         """
         super().train(mode)
         for name in self.frozen_names():
             self.body[name].eval()
+        if self.norms_frozen:
+            for norm in self._norms():
+                norm.eval()
         return self
+
+    def _norms(self) -> list[nn.BatchNorm2d]:
+        return [module for module in self.body.modules() if isinstance(module, nn.BatchNorm2d)]
 
     def stages(self, images: Tensor) -> dict[str, Tensor]:
         """[N, 3, H, W] normalised images -> {"C3", "C4", "C5"}."""

@@ -1,7 +1,8 @@
 """Start from a detector of another shape: take the layers that fit, leave the others fresh.
 
 For transfer to other classes (the logits layer stays fresh, as in torchvision's fine-tuning
-tutorial), to more or fewer subnet convolutions, or to another depth of the ResNet.
+tutorial), to more or fewer subnet convolutions, or to another depth of the ResNet. Convolutions
+beyond the detector's own begin as the identity: see `deepening`.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from retinanet.checkpoints import Checkpoint
+from retinanet.deepening import SUBNETS, set_identity
 from retinanet.keymaps import CheckpointError
 from retinanet.model import RetinaNet
 from retinanet.parameter_groups import PARAMETER_STAGES, stage_of
@@ -28,11 +30,14 @@ class PartialLoad:
         source: its name.
         taken, fresh: the layers, from the picture upwards: "stem", "layer1", ..., then each block
             of the pyramid and of the subnets ("fpn.inner_blocks.0", "regression_head.conv.1").
+        identity: convolutions of the subnets behind the detector's last, which hand on what they
+            get; neither taken nor fresh.
     """
 
     source: str
     taken: tuple[str, ...]
     fresh: tuple[str, ...]
+    identity: tuple[str, ...] = ()
 
     @property
     def fresh_logits(self) -> bool:
@@ -43,7 +48,8 @@ class PartialLoad:
     def sentence(self) -> str:
         """One line on what was taken and what stays fresh."""
         taken, fresh = (_summary(part, self) for part in (self.taken, self.fresh))
-        return f"{self.source}: took {taken}; fresh: {fresh}."
+        identity = f"; as the identity: {', '.join(self.identity)}" if self.identity else ""
+        return f"{self.source}: took {taken}{identity}; fresh: {fresh}."
 
 
 def load_what_fits(model: RetinaNet, checkpoint: Checkpoint) -> PartialLoad:
@@ -52,7 +58,9 @@ def load_what_fits(model: RetinaNet, checkpoint: Checkpoint) -> PartialLoad:
     A layer is taken whole or not at all: each ResNet stage with all its blocks (so none of another
     depth's stage that has more), each convolution of the pyramid and of the subnets with its norm.
     The logits layer is taken only from a detector of the same classes, by their ids, or of as many
-    classes where it does not say which.
+    classes where it does not say which. A subnet that is to have more convolutions than the
+    detector's gets identities for them; with "v2", `deepening.fit_group_norms` has still to be
+    called with pictures.
 
     Args:
         model: with the data set's classes; what is not taken stays as it is.
@@ -77,8 +85,24 @@ def load_what_fits(model: RetinaNet, checkpoint: Checkpoint) -> PartialLoad:
     for layer in taken:
         tensors |= {name: given[layer][name] for name in wanted[layer] if name in given[layer]}
     model.load_state_dict(tensors, strict=False)  # compared above, layer by layer
-    return PartialLoad(
-        checkpoint.name, taken, tuple(layer for layer, fit in fits.items() if not fit)
+    identity = _added(taken, given, wanted)
+    for layer in identity:
+        set_identity(model.get_submodule(f"head.{layer}"))
+    fresh = tuple(layer for layer, fit in fits.items() if not fit and layer not in identity)
+    return PartialLoad(checkpoint.name, taken, fresh, identity)
+
+
+def _added(
+    taken: tuple[str, ...], given: Mapping[str, object], wanted: Mapping[str, object]
+) -> tuple[str, ...]:
+    """The convolutions behind the last one of a subnet that was taken as far as it goes."""
+    return tuple(
+        layer
+        for subnet in SUBNETS
+        for layer in wanted
+        if f"{subnet}.conv.0" in taken
+        and layer.startswith(f"{subnet}.conv.")
+        and layer not in given
     )
 
 

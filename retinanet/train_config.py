@@ -7,12 +7,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-from retinanet.config import ConfigError, LossConfig, MatcherConfig, _Config, _integer, _number
+from retinanet.config import ConfigError, LossConfig, MatcherConfig, _boolean, _Config, _integer, _number
 
 _COUNTS = ("steps", "batch_size", "repeat_true", "finest_every", "checkpoint_every")
 _NUMBERS = (
-    *("lr", "momentum", "weight_decay", "clip_grad_norm", "ema_decay", "prior"),
-    "checkpoint_seconds",
+    *("lr", "body_lr", "momentum", "weight_decay", "clip_grad_norm", "ema_decay", "prior"),
+    *("repeat_thresh", "checkpoint_seconds"),
 )
 _CHOICES: dict[str, tuple[str, ...]] = {
     "optimizer": ("sgd", "adamw"),
@@ -35,6 +35,8 @@ class TrainConfig(_Config):
         batch_size: images a step, over all processes together.
         optimizer: "sgd" (the paper's) or "adamw" (which suits short schedules).
         lr: peak learning rate; the paper's 0.01 is for SGD and 16 images a step.
+        body_lr: the ResNet's learning rate as a part of `lr`. A trained ResNet under fresh layers
+            wants smaller steps (DETR, arXiv 2005.12872, appendix A.4, takes a tenth).
         momentum: of SGD.
         weight_decay: not applied to biases and norms.
         warmup_steps: linear from 0 to `lr`.
@@ -43,7 +45,12 @@ class TrainConfig(_Config):
         clip_grad_norm: gradients are scaled down to this norm.
         scale_jitter: smallest and largest zoom of a view.
         repeat_true: how often a photo with labels made by people occurs in an epoch.
+        repeat_thresh: a photo with a class that fewer than this share f of the photos show occurs
+            sqrt(repeat_thresh / f) times as often, the rarest class deciding (LVIS, arXiv
+            1908.03195, section 3 "Repeat factor sampling", takes 0.001); 0 for no such repeats.
         ema_decay: decay of the average of the weights that is validated and saved; 0 for none.
+        freeze_norms: the ResNet's batch norms stay as they are, also in stages that train; of
+            "v1" they always do.
         precision: "fp32" or "bf16" (autocast).
         cache_views: with every ResNet stage frozen, run it once on so many views of each photo
             and train on its stored answers; 0 runs it in every step.
@@ -68,6 +75,7 @@ class TrainConfig(_Config):
     batch_size: int = 8
     optimizer: str = "sgd"
     lr: float = 0.01
+    body_lr: float = 1.0
     momentum: float = 0.9
     weight_decay: float = 1e-4
     warmup_steps: int = 100
@@ -75,7 +83,9 @@ class TrainConfig(_Config):
     clip_grad_norm: float = 10.0
     scale_jitter: tuple[float, float] = (0.7, 1.6)
     repeat_true: int = 1
+    repeat_thresh: float = 0.0
     ema_decay: float = 0.0
+    freeze_norms: bool = False
     precision: str = "fp32"
     cache_views: int = 0
     finest_every: int = 1
@@ -93,6 +103,7 @@ class TrainConfig(_Config):
         for name in ("warmup_steps", "cache_views"):
             _integer(owner, name, getattr(self, name), 0)
         _integer(owner, "seed", self.seed, -(2**63), 2**63 - 1)
+        _boolean(owner, "freeze_norms", self.freeze_norms)
         for name, choices in _CHOICES.items():
             if getattr(self, name) not in choices:
                 raise ConfigError(f"{owner}: {name} must be {' or '.join(choices)}.")

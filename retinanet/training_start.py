@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import random
 from dataclasses import replace
 
 import torch
 from torch import nn
 
+from retinanet.augment import make_view
 from retinanet.checkpoints import Checkpoint, build_model, load_backbone_weights, open_checkpoint
 from retinanet.coco import CocoDataset
 from retinanet.config import ModelConfig
+from retinanet.deepening import fit_group_norms
 from retinanet.model import RetinaNet
 from retinanet.partial_loading import PartialLoad, load_what_fits
 from retinanet.prior import prior_bias
+
+FITTED_PHOTOS = 8
+"""How many photos the norms of added convolutions are fitted to."""
 
 
 def set_prior(model: RetinaNet, pi: float) -> None:
@@ -60,6 +66,8 @@ def start_model(
     Raises:
         CheckpointError: the weights cannot be used.
         ConfigError: a setting is out of range.
+        DatasetError, ImageError: a photo cannot be used, where added convolutions have to be
+            fitted to some.
     """
     if weights:
         return build_model(open_checkpoint(weights), config), None
@@ -73,9 +81,20 @@ def start_model(
     load = load_what_fits(model, source) if source else None
     if load is None or load.fresh_logits:
         set_prior(model, prior)
+    if load and load.identity and config.variant == "v2":
+        _fit_to_photos(model, source, dataset, seed)
     if backbone:
         load_backbone_weights(model, backbone)
     return model, load
+
+
+def _fit_to_photos(model: RetinaNet, source: Checkpoint, dataset: CocoDataset, seed: int) -> None:
+    """Fit the norms of added convolutions to photos drawn by the seed, plain and whole."""
+    draw = random.Random(seed)  # noqa: S311
+    photos = draw.sample(dataset.photos, min(FITTED_PHOTOS, len(dataset.photos)))
+    sizes = {"min_size": model.config.min_size, "max_size": model.config.max_size}
+    images = [make_view(photo, 0, **sizes).image for photo in photos]
+    fit_group_norms(model, source.config.num_convs, images)
 
 
 def _with_facts(config: ModelConfig, source: Checkpoint) -> ModelConfig:

@@ -10,6 +10,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -70,13 +71,29 @@ class Progress:
     memory_bytes: int = 0
 
 
-def build_optimizer(model: RetinaNet, config: TrainConfig) -> torch.optim.Optimizer:
-    """The optimiser over trainable parameters; vectors (biases, norms) are not decayed."""
+def parameter_groups(model: RetinaNet, config: TrainConfig) -> list[dict[str, Any]]:
+    """The trainable parameters as an optimiser takes them, each group with its peak "lr".
+
+    Vectors (biases, norms) are not decayed. With a `body_lr` of its own the ResNet's parameters
+    are two groups in front of the others.
+    """
+    body = set(model.backbone.body.parameters()) if config.body_lr != 1 else set()
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
     groups = [
-        {"params": [p for p in trainable if p.dim() > 1], "weight_decay": config.weight_decay},
-        {"params": [p for p in trainable if p.dim() <= 1], "weight_decay": 0.0},
+        {
+            "params": [p for p in trainable if (p in body) == of_body and (p.dim() > 1) == decayed],
+            "lr": config.lr * (config.body_lr if of_body else 1.0),
+            "weight_decay": config.weight_decay if decayed else 0.0,
+        }
+        for of_body in ([True, False] if body else [False])
+        for decayed in (True, False)
     ]
+    return groups
+
+
+def build_optimizer(model: RetinaNet, config: TrainConfig) -> torch.optim.Optimizer:
+    """The optimiser over the `parameter_groups`."""
+    groups = parameter_groups(model, config)
     if config.optimizer == "sgd":
         return torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum)
     return torch.optim.AdamW(groups, lr=config.lr)
@@ -157,6 +174,8 @@ class Stepper:
         self.config = config
         self.world = world
         self.optimizer = build_optimizer(model, config)
+        # Not read from the optimizer, whose rates a resumed run finds where they were.
+        self._lr_scales = [group["lr"] / config.lr for group in self.optimizer.param_groups]
         self.average: AveragedModel | None = None
         if config.ema_decay:
             averaging = get_ema_multi_avg_fn(config.ema_decay)
@@ -203,8 +222,8 @@ class Stepper:
         batch = views.load(keys, self.world).to(device)
         seconds_data = clock.lap()
         lr = learning_rate(step, self.config)
-        for group in self.optimizer.param_groups:
-            group["lr"] = lr
+        for group, scale in zip(self.optimizer.param_groups, self._lr_scales, strict=True):
+            group["lr"] = lr * scale
         levels = LEVELS if step % self.config.finest_every == 0 else LEVELS[1:]
         classification, bbox_regression, foreground = self._losses(batch, levels)
         means = self._global_means(batch, classification, bbox_regression, foreground, step)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import random
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -81,6 +83,7 @@ class Views:
         self.config = config
         self.cache: FeatureCache | None = None
         self._stamps: dict[int, str] = {}
+        self._times = occurrences(dataset.photos, config)
         if config.cache_views:
             if model.config.frozen_stages != 4:
                 raise ConfigError("cache_views needs frozen_stages 4: a ResNet that never trains.")
@@ -145,8 +148,8 @@ class Views:
             epoch_batches = []
             keys = [
                 f"{image_id}-{number}"
-                for image_id, photo in self.photos.items()
-                for _ in range(1 if photo.machine_labelled else self.config.repeat_true)
+                for image_id, times in self._times.items()
+                for _ in range(int(times) + (times % 1 > 0 and order.random() < times % 1))
             ]
             order.shuffle(keys)
             for key in keys:
@@ -180,6 +183,23 @@ class Views:
         stages = {name: torch.stack([view.stages[name] for view in cached]) for name in STAGES}
         targets = [view.target for view in cached]
         return Batch(None, stages, cached[0].padded_size, targets, share)
+
+
+def occurrences(photos: Sequence[Photo], config: TrainConfig) -> dict[int, float]:
+    """{image id: how often the photo occurs in an epoch}, a whole number or the mean of two.
+
+    `repeat_true` for photos that people labelled, times the repeat factor of the photo's rarest
+    class (LVIS, arXiv 1908.03195, section 3).
+    """
+    classes = {photo.image_id: set(photo.target.labels.tolist()) for photo in photos}
+    showing = Counter(label for labels in classes.values() for label in labels)
+    wanted = config.repeat_thresh * len(photos)  # photos that show a class that is not rare
+    times = {}
+    for photo in photos:
+        factors = [math.sqrt(wanted / showing[label]) for label in classes[photo.image_id]]
+        repeats = 1 if photo.machine_labelled else config.repeat_true
+        times[photo.image_id] = repeats * max([1.0, *factors])
+    return times
 
 
 def _padded_alike(images: Tensor, world: World) -> Tensor:
