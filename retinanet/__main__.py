@@ -18,7 +18,7 @@ from typing import NoReturn
 COMMANDS: tuple[str, ...] = (
     *("detect", "why-not", "anchors", "loss", "pyramid"),
     *("dataset", "shapes"),
-    *("train", "experiment", "evaluate", "benchmark"),
+    *("train", "experiment", "evaluate", "card", "benchmark"),
 )
 
 BAD_INPUT = 2

@@ -64,21 +64,24 @@ class Backbone(nn.Module):
         return STEM + tuple(f"layer{stage}" for stage in range(1, self.frozen_stages + 1))
 
     def freeze(self) -> None:
-        """Stop gradients to the frozen children (torchvision `_resnet_fpn_extractor`)."""
+        """Stop gradients to the frozen children (torchvision `_resnet_fpn_extractor`) and norms."""
         frozen = self.frozen_names()
         for name, child in self.body.named_children():
             child.requires_grad_(name not in frozen)
+        if self.norms_frozen:
+            for norm in self._norms():
+                norm.requires_grad_(False)
 
-    def freeze_norms(self) -> None:
-        """Keep every batch norm of the body as it is, also in stages that train.
+    def freeze_norms(self, frozen: bool = True) -> None:
+        """Keep every batch norm of the body as it is, also in stages that train; or no longer.
 
         A small batch says little about a channel's mean and deviation; ImageNet's are better (He
         et al., "Deep Residual Learning", arXiv 1512.03385, appendix A). Of "v1" they always are.
         """
-        self.norms_frozen = True
-        for norm in self._norms():
-            norm.requires_grad_(False)
-        self.train(self.training)
+        if frozen != self.norms_frozen:
+            self.norms_frozen = frozen
+            self.freeze()
+            self.train(self.training)
 
     def train(self, mode: bool = True) -> Backbone:
         """As `nn.Module.train`, but frozen stages and norms stay in eval mode.

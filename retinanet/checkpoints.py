@@ -409,6 +409,11 @@ def _official_checkpoint(name: str, state_dict: dict[str, Tensor]) -> Checkpoint
     return Checkpoint(name, state_dict, OFFICIAL_CONFIGS[name], True, categories, ids, card)
 
 
+def official_ap(name: str) -> float:
+    """The box AP on COCO val2017 that torchvision states for "coco-v1" or "coco-v2", in [0, 1]."""
+    return OFFICIAL[name].meta["_metrics"]["COCO-val2017"]["box_map"] / 100
+
+
 def official_categories() -> tuple[tuple[str | None, ...], tuple[int, ...]]:
     """Names and ids torchvision gives COCO's classes, None for the background and unused ids."""
     names = OFFICIAL["coco-v1"].meta["categories"]

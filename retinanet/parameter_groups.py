@@ -46,7 +46,14 @@ def trainable_parameters(model: RetinaNet) -> dict[str, tuple[int, int]]:
 
 
 @lru_cache(maxsize=64)
-def parameters_of(config: ModelConfig) -> dict[str, tuple[int, int]]:
-    """`trainable_parameters` of the model that a configuration builds, without building it."""
+def parameters_of(config: ModelConfig, freeze_norms: bool = False) -> dict[str, tuple[int, int]]:
+    """`trainable_parameters` of the model that a configuration builds, without building it.
+
+    Args:
+        config: of the model.
+        freeze_norms: as in `TrainConfig`.
+    """
     with torch.device("meta"):
-        return trainable_parameters(RetinaNet(config))
+        model = RetinaNet(config)
+    model.backbone.freeze_norms(freeze_norms)
+    return trainable_parameters(model)

@@ -40,7 +40,7 @@ class Sample:
         title: a few words for the gallery.
         file: file name inside scikit-image's data folder.
         credit: who made it and under which licence, as scikit-image states it.
-        boxes: every COCO object in it; empty where there is none.
+        boxes: every COCO object in it, the main one first; empty where there is none.
     """
 
     key: str

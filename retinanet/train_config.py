@@ -7,12 +7,20 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-from retinanet.config import ConfigError, LossConfig, MatcherConfig, _boolean, _Config, _integer, _number
+from retinanet.config import (
+    ConfigError,
+    LossConfig,
+    MatcherConfig,
+    _boolean,
+    _Config,
+    _integer,
+    _number,
+)
 
 _COUNTS = ("steps", "batch_size", "repeat_true", "finest_every", "checkpoint_every")
 _NUMBERS = (
     *("lr", "body_lr", "momentum", "weight_decay", "clip_grad_norm", "ema_decay", "prior"),
-    *("repeat_thresh", "checkpoint_seconds"),
+    "checkpoint_seconds",
 )
 _CHOICES: dict[str, tuple[str, ...]] = {
     "optimizer": ("sgd", "adamw"),
@@ -115,6 +123,7 @@ class TrainConfig(_Config):
             raise ConfigError(f"{owner}: momentum must be in [0, 1), clip_grad_norm above 0.")
         if not 0 < self.prior < 1:
             raise ConfigError(f"{owner}: prior must be between 0 and 1, for example 0.01.")
+        _number(owner, "repeat_thresh", self.repeat_thresh, 0.0, 1.0)  # a share of the photos
         object.__setattr__(self, "scale_jitter", self._checked_jitter())
         for name, kind in _NESTED.items():
             if not isinstance(getattr(self, name), kind):

@@ -98,8 +98,7 @@ def train(
     torch.manual_seed(config.seed)
     run_folder.mkdir(parents=True, exist_ok=True)
     views = Views(dataset, model, config, run_folder / "features")
-    if config.freeze_norms:
-        model.backbone.freeze_norms()
+    model.backbone.freeze_norms(config.freeze_norms)
     prepare_norms(model, model.device, world)
     stepper = Stepper(model, config, world)
     checkpoint = run_folder / CHECKPOINT

@@ -129,8 +129,7 @@ def probe(
     if model.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(model.device)
     twin = copy.deepcopy(model).train()
-    if config.freeze_norms:
-        twin.backbone.freeze_norms()
+    twin.backbone.freeze_norms(config.freeze_norms)
     views = Views(dataset, twin, config, Path())  # without a cache there is no folder
     stepper = Stepper(twin, config)
     made: list[Progress] = []

@@ -10,7 +10,7 @@ from torch import nn
 
 from retinanet.augment import make_view
 from retinanet.checkpoints import Checkpoint, build_model, load_backbone_weights, open_checkpoint
-from retinanet.coco import CocoDataset
+from retinanet.coco import CocoDataset, DatasetError
 from retinanet.config import ModelConfig
 from retinanet.deepening import fit_group_norms
 from retinanet.model import RetinaNet
@@ -66,8 +66,8 @@ def start_model(
     Raises:
         CheckpointError: the weights cannot be used.
         ConfigError: a setting is out of range.
-        DatasetError, ImageError: a photo cannot be used, where added convolutions have to be
-            fitted to some.
+        DatasetError, ImageError: a photo cannot be used, or there is none, where added
+            convolutions have to be fitted to some.
     """
     if weights:
         return build_model(open_checkpoint(weights), config), None
@@ -90,6 +90,8 @@ def start_model(
 
 def _fit_to_photos(model: RetinaNet, source: Checkpoint, dataset: CocoDataset, seed: int) -> None:
     """Fit the norms of added convolutions to photos drawn by the seed, plain and whole."""
+    if not dataset.photos:
+        raise DatasetError("The data set has no photos to fit the added convolutions' norms to.")
     draw = random.Random(seed)  # noqa: S311
     photos = draw.sample(dataset.photos, min(FITTED_PHOTOS, len(dataset.photos)))
     sizes = {"min_size": model.config.min_size, "max_size": model.config.max_size}

@@ -79,7 +79,7 @@ def parameter_groups(model: RetinaNet, config: TrainConfig) -> list[dict[str, An
     """
     body = set(model.backbone.body.parameters()) if config.body_lr != 1 else set()
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    groups = [
+    return [
         {
             "params": [p for p in trainable if (p in body) == of_body and (p.dim() > 1) == decayed],
             "lr": config.lr * (config.body_lr if of_body else 1.0),
@@ -88,7 +88,6 @@ def parameter_groups(model: RetinaNet, config: TrainConfig) -> list[dict[str, An
         for of_body in ([True, False] if body else [False])
         for decayed in (True, False)
     ]
-    return groups
 
 
 def build_optimizer(model: RetinaNet, config: TrainConfig) -> torch.optim.Optimizer:

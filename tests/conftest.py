@@ -3,6 +3,7 @@
 import os
 
 import pytest
+import streamlit as st
 import torch
 
 from pages._shared import workroom
@@ -61,3 +62,18 @@ def page(context):
 @pytest.fixture(scope="session")
 def core():
     return Engine()
+
+
+@pytest.fixture
+def saved(monkeypatch):
+    """What the page offers to save: file name -> function that makes it, where it is enabled."""
+    found = {}
+    offer = st.download_button
+
+    def keep(label, data, file_name, *rest, **settings):
+        if not settings.get("disabled"):
+            found[file_name] = data
+        return offer(label, data, file_name, *rest, **settings)
+
+    monkeypatch.setattr(st, "download_button", keep)
+    return found

@@ -9,7 +9,6 @@ from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
-import streamlit as st
 import torch
 from streamlit.testing.v1 import AppTest
 
@@ -24,7 +23,7 @@ from retinanet.config import ModelConfig, PostprocessConfig
 from retinanet.evaluation import METRICS, coco_results, score
 from retinanet.model import RetinaNet
 from retinanet.shapes import CATEGORIES, ShapesConfig
-from retinanet.sweeps import DEFAULT_GRID
+from retinanet.sweeps import DEFAULT_GRID, SCORE_FLOOR
 from tests.apptest import ROOT, component, header, tab_words, widget, words
 
 IDS = {"tiny": "abcdef0123456789", "other": "fedcba9876543210"}
@@ -58,21 +57,6 @@ def _wait_for_work(monkeypatch):
     monkeypatch.setattr(engine, "FIRST_LOOK_SECONDS", 120)
     wait = tasks.Task.wait
     monkeypatch.setattr(tasks.Task, "wait", lambda task, seconds: wait(task, 120))
-
-
-@pytest.fixture
-def saved(monkeypatch):
-    """What the page offers to save: file name -> function that makes it, where it is enabled."""
-    found = {}
-    offer = st.download_button
-
-    def keep(label, data, file_name, *rest, **settings):
-        if not settings.get("disabled"):
-            found[file_name] = data
-        return offer(label, data, file_name, *rest, **settings)
-
-    monkeypatch.setattr(st, "download_button", keep)
-    return found
 
 
 def open_evaluate(tab: str = "Data", **query: str) -> AppTest:
@@ -236,7 +220,7 @@ def test_a_knob_is_the_sessions_and_no_network_runs(filled):
 def test_a_setting_below_what_is_stored_is_answered_as_near_as_can_be(filled):
     app = open_evaluate(score_thresh="0.001", topk_candidates="5000", detections_per_img="30")
     assert "the nearest one is evaluated" in words(app)
-    assert widget(app, "number_input", "knob_score_thresh").value == evaluate_state.SCORE_FLOOR
+    assert widget(app, "number_input", "knob_score_thresh").value == SCORE_FLOOR
     assert app.session_state["view"].knobs.score_thresh == 0.001  # Detect's stays
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import shutil
 import time
 import zipfile
@@ -101,6 +102,10 @@ CONTROLS = {  # key -> kind, what a hand sets, what the command then says
     "plan_batch_size": ("number_input", 3, "--batch-size 3"),
     "plan_optimizer": ("selectbox", "sgd", None),
     "plan_lr": ("number_input", 0.25, "--lr 0.25"),
+    "plan_body_lr": ("number_input", 0.1, "--body-lr 0.1"),
+    "plan_repeat_thresh": ("number_input", 0.001, "--repeat-thresh 0.001"),
+    "plan_precision": ("selectbox", "bf16", "--precision bf16"),
+    "plan_freeze_norms": ("checkbox", True, "--freeze-norms"),
     "plan_ema": ("number_input", 0.9, "--ema-decay 0.9"),
     "plan_checks": ("number_input", 2, "--checkpoint-every 4"),
     "plan_seed": ("number_input", 5, "--seed 5"),
@@ -148,6 +153,85 @@ def test_every_field_of_the_plan_is_read_from_a_link_and_what_is_wrong_is_said()
     for name in bad:
         assert f"link's {name}=nonsense is ignored".replace("_", "\\_") in words(app), name
     assert not app.exception
+
+
+def test_more_stands_closed_until_a_link_sets_some_of_it():
+    def more(app):
+        return next(one for one in app.expander if one.label == "More")
+
+    assert not more(open_app(PAGE, **TINY)).proto.expanded
+    app = open_app(PAGE, **TINY, train_body_lr="0.1")
+    assert more(app).proto.expanded
+    widget(app, "number_input", "plan_body_lr").set_value(1.0)
+    app.run()
+    assert more(app).proto.expanded  # it does not fall shut under the hand
+    assert "train_body_lr" not in linked(app)
+
+
+def test_the_settings_of_more_reach_the_run_from_a_link():
+    link = {"body_lr": "0.1", "repeat_thresh": "0.05", "precision": "bf16", "freeze_norms": "True"}
+    settings = {**TINY, "train_variant": "v2", **{f"train_{k}": v for k, v in link.items()}}
+    app = open_app(PAGE, **settings)
+    for told in ("--body-lr 0.1", "--repeat-thresh 0.05", "--precision bf16", "--freeze-norms"):
+        assert told in command(app)
+    found = linked(app)
+    assert {name: found[f"train_{name}"] for name in link} == link
+    for name, wrong in {"body_lr": "1.5", "repeat_thresh": "nan", "freeze_norms": "1"}.items():
+        app = open_app(PAGE, **{**TINY, f"train_{name}": wrong})
+        assert f"link's train_{name}={wrong} is ignored" in words(app).replace("\\", "")
+
+
+def test_frozen_norms_do_not_train_and_v1_has_no_others():
+    app = open_app(PAGE, **{**TINY, "train_variant": "v2"})
+    before = words(app)
+    widget(app, "checkbox", "plan_freeze_norms").set_value(True)
+    app.run()
+    trains = [
+        int(re.search(r"([\d,]+) of [\d,]+ parameters train", text)[1].replace(",", ""))
+        for text in (before, words(app))
+    ]
+    # Depth 18, layer3 and layer4 train: five norms each, of a scale and a shift a channel.
+    assert trains[0] - trains[1] == 2 * 5 * (256 + 512)
+    widget(app, "selectbox", "plan_variant").set_value("v1")
+    app.run()
+    assert widget(app, "checkbox", "plan_freeze_norms").disabled
+
+
+@pytest.mark.parametrize(
+    ("start", "variant", "num_convs", "added"),
+    [
+        ("embedded", "v2", 1, 0),
+        ("embedded", "v2", 4, 3),
+        ("embedded", "v1", 4, 0),  # nothing of its subnets fits
+        ("coco-v1", "v1", 6, 2),
+        ("coco-v2", "v2", 2, 0),
+        ("imagenet", "v2", 8, 0),
+        ("random", "v2", 8, 0),
+    ],
+)
+def test_added_convolutions_are_said_to_begin_as_the_identity(start, variant, num_convs, added):
+    wanted = Plan(start=start, variant=variant, num_convs=num_convs)
+    assert plan.added_convs(wanted) == added
+    link = {"train_variant": variant, "train_num_convs": str(num_convs), "train_start": start}
+    app = open_app(PAGE, **{**TINY, **link})
+    sentence = f"{added} more than the start has: added convolutions begin as the identity."
+    assert (sentence in words(app)) == (added > 0)
+
+
+def test_what_changes_the_cost_is_measured_anew_and_the_rest_is_not():
+    settings = {**TINY, "train_variant": "v2", "train_steps": "3"}
+    app = open_app(PAGE, **settings)
+    _button(app, "measure_cost").click()
+    app.run()
+
+    def is_measured(**changes):
+        app = open_app(PAGE, **settings, **{f"train_{name}": v for name, v in changes.items()})
+        return not any(one.key == "measure_cost" for one in app.button)
+
+    assert is_measured()
+    assert is_measured(lr="0.1", body_lr="0.1", repeat_thresh="0.5", seed="3")
+    assert not is_measured(precision="bf16")
+    assert not is_measured(freeze_norms="True")
 
 
 def test_a_batch_larger_than_the_data_set_is_refused_in_words():

@@ -9,7 +9,6 @@ import json
 
 import numpy as np
 import pytest
-import streamlit as st
 import torch
 from torchvision.models.detection import RetinaNet_ResNet50_FPN_Weights
 from torchvision.models.detection._utils import Matcher
@@ -45,21 +44,6 @@ LABELS = RetinaNet_ResNet50_FPN_Weights.COCO_V1.meta["categories"]
 def _wait_for_the_network(monkeypatch):
     """AppTest has no browser that asks again, so a page waits for its answer here."""
     monkeypatch.setattr(engine, "FIRST_LOOK_SECONDS", 120)
-
-
-@pytest.fixture
-def saved(monkeypatch):
-    """What the page offers to save: file name -> function that makes it, where it is enabled."""
-    found = {}
-    offer = st.download_button
-
-    def keep(label, data, file_name, *rest, **settings):
-        if not settings.get("disabled"):
-            found[file_name] = data
-        return offer(label, data, file_name, *rest, **settings)
-
-    monkeypatch.setattr(st, "download_button", keep)
-    return found
 
 
 def outputs_of(variant="v1", photo="coffee"):

@@ -15,6 +15,11 @@ SHAPE = {"depth": 18, "num_classes": 2, "num_convs": 2, "min_size": 64, "max_siz
 BODY = ("stem", "layer1", "layer2", "layer3", "layer4")
 
 
+def convolutions(numbers):
+    """Of both subnets."""
+    return [f"{head}_head.conv.{i}" for head in ("classification", "regression") for i in numbers]
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     return tmp_path_factory.mktemp("start")
@@ -65,33 +70,38 @@ def test_a_detector_of_the_same_shape_is_taken_whole(dataset, detector):
 
 
 @pytest.mark.parametrize(
-    ("settings", "fresh"),
+    ("settings", "fresh", "identity"),
     [
-        ({"num_convs": 3}, ["classification_head.conv.2", "regression_head.conv.2"]),
-        ({"num_convs": 1}, []),
+        ({"num_convs": 4}, [], convolutions("23")),
+        ({"num_convs": 1}, [], []),
         # Basic blocks of depth 34: more in every stage; the stem and the pyramid are the same.
-        ({"depth": 34}, list(BODY[1:])),
+        ({"depth": 34}, list(BODY[1:]), []),
+        ({"depth": 34, "num_convs": 3}, list(BODY[1:]), convolutions("2")),
         # v2 takes P6 from C5 (512 channels) and has GroupNorm in the subnets.
-        (
-            {"variant": "v2"},
-            [
-                "fpn.extra_blocks.p6",
-                *(
-                    f"{head}_head.conv.{i}"
-                    for head in ("classification", "regression")
-                    for i in "01"
-                ),
-            ],
-        ),
+        ({"variant": "v2"}, ["fpn.extra_blocks.p6", *convolutions("01")], []),
+        # Behind fresh convolutions the identity would keep nothing.
+        ({"variant": "v2", "num_convs": 3}, ["fpn.extra_blocks.p6", *convolutions("012")], []),
     ],
 )
-def test_a_layer_is_taken_whole_or_stays_fresh(dataset, detector, settings, fresh):
+def test_a_layer_is_taken_whole_or_not_at_all(dataset, detector, settings, fresh, identity):
     model, load = started(dataset, detector, **settings)
     assert list(load.fresh) == fresh
+    assert list(load.identity) == identity
+    assert not {*load.taken} & {*fresh, *identity}
+    own = [*fresh, *identity]
     for name, same in equal_layers(model, detector).items():
-        stays = any(f".{layer}." in f".{name.removeprefix('backbone.body.')}" for layer in fresh)
-        stays |= any(f"{layer}." in name for layer in fresh)
+        stays = any(f".{layer}." in f".{name.removeprefix('backbone.body.')}" for layer in own)
+        stays |= any(f"{layer}." in name for layer in own)
         assert same != stays, name
+
+
+def test_the_sentence_names_the_identities(dataset, detector):
+    _, load = started(dataset, detector, num_convs=3)
+    assert load.sentence == (
+        "detector.safetensors: took stem, layer1, layer2, layer3, layer4, fpn, "
+        "classification_head, regression_head; as the identity: classification_head.conv.2, "
+        "regression_head.conv.2; fresh: nothing."
+    )
 
 
 def test_other_classes_leave_the_logits_fresh_at_the_prior(dataset, folder, detector):

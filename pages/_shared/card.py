@@ -8,16 +8,11 @@ from typing import Any
 
 import streamlit as st
 
-from pages._shared import engine, state
-from retinanet.checkpoints import list_weights
+from pages._shared import card_measured, demonstration, engine, state
+from retinanet.card_reading import ENTRY, measured
 from retinanet.engine import ModelSpec
 from retinanet.figures.curves import CURVES, points_of, training_curves
 
-DEMONSTRATION = (
-    "The embedded model is a small demonstration model. It finds large, common objects in everyday "
-    "photos, so that everything here can be tried without a network. For real detections use "
-    "torchvision's official COCO weights."
-)
 POLL_SECONDS = 0.5
 LONG = 900
 """Characters beyond which a part of the card, such as a loss curve, is folded away."""
@@ -28,7 +23,9 @@ def show(spec: ModelSpec) -> None:
     st.title("About the model")
     progress = engine.ask_model(spec)
     if spec.weights == "embedded":
-        _demonstration()
+        st.markdown(demonstration.WORDS)
+        with st.container(horizontal=True):
+            demonstration.buttons()
     if progress.state == "failed":
         st.error(state.plain(progress.sentence))
         st.button("Try again", on_click=engine.try_again, args=(spec, ""))
@@ -46,24 +43,6 @@ def _look_again(spec: ModelSpec) -> None:
         st.rerun()
 
 
-def _demonstration() -> None:
-    st.markdown(DEMONSTRATION)
-    official = [info for info in list_weights() if info.name.startswith("coco-")]
-    with st.container(horizontal=True):
-        for info in official:
-            st.button(
-                f"Use {info.name}",
-                key=f"use_{info.name}",
-                help=info.summary,
-                on_click=_use,
-                args=(info.name,),
-            )
-
-
-def _use(weights: str) -> None:
-    st.session_state["weights"] = weights
-
-
 def _card(spec: ModelSpec) -> None:
     model = engine.get_engine().model(spec)
     left, right = st.columns([3, 2], gap="large", wrap=True)
@@ -71,13 +50,15 @@ def _card(spec: ModelSpec) -> None:
         st.markdown(f"#### {state.plain(model.name)}")
         if not model.card:
             st.markdown("This checkpoint brings no card: nothing is known of its data or recipe.")
+        if (found := measured(model.card)) is not None:
+            card_measured.show(found)
         curve, validations = (points_of(model.card, name) for name in CURVES)
         if curve or validations:
             st.markdown("**Training**")
             figure = training_curves(curve, validations)
             st.plotly_chart(figure, key="curves", config={"displayModeBar": False})
         for name, value in model.card.items():
-            if name not in CURVES:
+            if name not in CURVES and (name != ENTRY or found is None):
                 _entry(name, value)
     with right:
         st.markdown("#### Network")

@@ -11,10 +11,10 @@ import streamlit as st
 
 from pages._shared import evaluate_state, state, view
 from pages._shared import evaluate_work as work
-from pages._shared.evaluate_state import KNOBS, SCORE_FLOOR, TOPK
+from pages._shared.evaluate_state import KNOBS
 from pages._shared.evaluate_work import Measured, Setting, Subject
 from retinanet.config import PostprocessConfig
-from retinanet.sweeps import CandidateStore
+from retinanet.sweeps import SCORE_FLOOR, TOPK, CandidateStore
 
 NOW = state.BADGES["now"]
 AP_ALONE = (

@@ -17,7 +17,7 @@ from pages._shared import data_choice, state, view
 from pages._shared.parsing import one_of, whole
 from retinanet.coco import CocoDataset
 from retinanet.config import PostprocessConfig
-from retinanet.sweeps import DEFAULT_GRID, Grid, parse_grid
+from retinanet.sweeps import DEFAULT_GRID, SCORE_FLOOR, TOPK, Grid, parse_grid
 
 PARTS: dict[str, str] = {"val": "Held out", "train": "To train on"}
 """The two parts of a data set, and what a person calls them."""
@@ -26,12 +26,6 @@ MAX_PHOTOS = 1_000_000
 MAX_GRID_TEXT = 400
 KNOBS: tuple[str, ...] = tuple(f.name for f in fields(DEFAULT_GRID))
 """The settings that a grid has."""
-
-SCORE_FLOOR = 0.01
-"""Candidates with a score above this are kept on disk; AP counts them from there on."""
-
-TOPK = 1000
-"""Candidates of a level that are kept on disk: torchvision's `topk_candidates`."""
 
 OPENS: dict[str, str] = {
     "Detect": "pages/detect.py",

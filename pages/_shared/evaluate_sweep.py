@@ -12,12 +12,13 @@ from pages._shared import behind, evaluate_state, reading, state, tasks
 from pages._shared import evaluate_work as work
 from pages._shared.behind import csv_of
 from pages._shared.evaluate_knobs import AP_ALONE, share, take_over
-from pages._shared.evaluate_state import KNOBS, SCORE_FLOOR, grid_of
+from pages._shared.evaluate_state import KNOBS, grid_of
 from pages._shared.evaluate_work import Measured, Setting
 from retinanet.analysis import worst_images
 from retinanet.config import ConfigError, PostprocessConfig
 from retinanet.figures import sweep as drawn
 from retinanet.sweeps import (
+    SCORE_FLOOR,
     ClassFloors,
     Grid,
     PRCurve,

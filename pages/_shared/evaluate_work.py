@@ -18,13 +18,15 @@ import streamlit as st
 
 from pages._shared import engine, tasks, workroom
 from pages._shared.data_panel import DataSets
-from pages._shared.evaluate_state import SCORE_FLOOR, TOPK, Desk
+from pages._shared.evaluate_state import Desk
 from pages._shared.tasks import Task
 from retinanet.analysis import ErrorTypes, error_types
 from retinanet.coco import CocoDataset
 from retinanet.config import ModelConfig, PostprocessConfig
 from retinanet.engine import Cancelled, ModelSpec
 from retinanet.sweeps import (
+    SCORE_FLOOR,
+    TOPK,
     CandidateStore,
     Grid,
     StoreProgress,

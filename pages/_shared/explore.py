@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import streamlit as st
 
-from pages._shared import answer, contact, engine, panels, state, takehome, view
+from pages._shared import answer, contact, demonstration, engine, panels, state, takehome, view
 from pages._shared.answer import Scene
 from pages._shared.answering import POLL_SECONDS, photo_for_canvas, what_can_answer
 from pages._shared.canvas import (
@@ -39,6 +39,7 @@ def show(spec: ModelSpec, picture: Picture) -> None:
     view.begin(spec, picture.image.id)
     st.session_state.pop("redraw", None)  # this very run redraws the canvas
     _workbench(spec, picture, progress)
+    demonstration.beside_detections(spec)
     _details(spec, picture, progress)
     if progress.state == "working" or _pin_is_working(picture):
         _look_again(spec, picture)

@@ -34,6 +34,9 @@ STARTS: dict[str, tuple[str, str]] = {
 """{name: (how it is used, words)}."""
 
 OPTIMIZERS = ("adamw", "sgd")
+PRECISIONS = ("fp32", "bf16")
+MORE = ("body_lr", "repeat_thresh", "precision", "freeze_norms")
+"""What most plans leave as it is."""
 PREFIX = "train_"
 """Of the plan's names in the link: the sidebar has a depth of its own."""
 
@@ -47,7 +50,8 @@ class Plan:
         start: of `STARTS`.
         depth, variant, num_convs, frozen_stages: of `ModelConfig`.
         size: min_size, px; max_size follows in the proportion of 800 to 1333.
-        steps, batch_size, optimizer, lr, seed, prior, ema_decay: of `TrainConfig`.
+        steps, batch_size, optimizer, lr, body_lr, repeat_thresh, precision, freeze_norms, seed,
+            prior, ema_decay: of `TrainConfig`.
         checks: how often AP is measured on the way.
     """
 
@@ -62,6 +66,10 @@ class Plan:
     batch_size: int = 4
     optimizer: str = "adamw"
     lr: float = 5e-4
+    body_lr: float = 1.0
+    repeat_thresh: float = 0.0
+    precision: str = "fp32"
+    freeze_norms: bool = False
     prior: float = 0.01
     ema_decay: float = 0.0
     checks: int = 4
@@ -80,6 +88,10 @@ _PARSERS: dict[str, Callable[[str], Any]] = {
     "batch_size": whole(1, 256),
     "optimizer": one_of(OPTIMIZERS),
     "lr": number(1e-6, 10),
+    "body_lr": number(0, 1),
+    "repeat_thresh": number(0, 1),
+    "precision": one_of(PRECISIONS),
+    "freeze_norms": lambda text: one_of(("True", "False"))(text) == "True",
     "prior": number(1e-4, 0.9),
     "ema_decay": number(0, 0.9999),
     "checks": whole(1, 50),
@@ -157,6 +169,10 @@ def train_config(plan: Plan) -> TrainConfig:
         batch_size=plan.batch_size,
         optimizer=plan.optimizer,
         lr=plan.lr,
+        body_lr=plan.body_lr,
+        repeat_thresh=plan.repeat_thresh,
+        precision=plan.precision,
+        freeze_norms=plan.freeze_norms,
         warmup_steps=min(20, plan.steps // 5),
         prior=plan.prior,
         ema_decay=plan.ema_decay,
@@ -196,6 +212,20 @@ def default_name(plan: Plan, data: DataSets) -> str:
     """A name that tells runs apart."""
     kind = "shapes" if data.key.startswith("shapes") else data.title
     return f"{kind} R{plan.depth}, {plan.frozen_stages} frozen"[:80]
+
+
+def added_convs(plan: Plan) -> int:
+    """How many convolutions a subnet gets behind the start's, which then begin as the identity."""
+    known = stated_config(plan.start)
+    if known is None or known.variant != plan.variant:  # none of the start's fits: all are fresh
+        return 0
+    return max(0, plan.num_convs - known.num_convs)
+
+
+def differs(plan: Plan) -> bool:
+    """Whether one of the settings of `MORE` is not at its start."""
+    start = Plan()
+    return any(getattr(plan, name) != getattr(start, name) for name in MORE)
 
 
 def with_start(plan: Plan, start: str) -> Plan:

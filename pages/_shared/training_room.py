@@ -77,8 +77,8 @@ def _model(now: Plan) -> Plan:
         index=list(plan.STARTS).index(now.start),
         format_func=lambda name: plan.STARTS[name][1],
         key="plan_start",
-        help="What fits is taken over, the rest begins with random numbers; the run's log says "
-        "which is which.",
+        help="What fits is taken over, convolutions beyond the start's begin as the identity, the "
+        "rest with random numbers; the run's log says which is which.",
     )
     if start != now.start:
         now = plan.with_start(now, start)
@@ -90,6 +90,9 @@ def _model(now: Plan) -> Plan:
     num_convs = left.number_input(
         "num_convs", *NUM_CONVS_RANGE, now.num_convs, key="plan_num_convs"
     )
+    added = plan.added_convs(replace(now, variant=variant, num_convs=num_convs))
+    if added:
+        left.caption(f"{added} more than the start has: added convolutions begin as the identity.")
     size = right.number_input(
         "min_size, px",
         64,
@@ -153,7 +156,7 @@ def _training(now: Plan) -> Plan:
     seed = left.number_input("seed", 0, 10**6, now.seed, key="plan_seed")
     name = right.text_input("name", now.name, 80, key="plan_name", placeholder="of the plan")
     return replace(
-        now,
+        _more(now),
         steps=steps,
         batch_size=batch_size,
         optimizer=optimizer,
@@ -162,6 +165,60 @@ def _training(now: Plan) -> Plan:
         checks=checks,
         seed=seed,
         name=name.strip(),
+    )
+
+
+def _more(now: Plan) -> Plan:
+    """What most plans leave as it is; open where a link has set some of it."""
+    is_open = st.session_state.setdefault("plan_more_open", plan.differs(now))
+    with st.expander("More", expanded=is_open, key="plan_more"):
+        left, right = st.columns(2, gap="small")
+    body_lr = left.number_input(
+        "body_lr",
+        0.0,
+        1.0,
+        now.body_lr,
+        0.1,
+        format="%.4g",
+        key="plan_body_lr",
+        help="The ResNet's learning rate as a part of lr, in the stages that train. A trained "
+        "ResNet under fresh layers wants smaller steps: DETR takes a tenth.",
+    )
+    repeat_thresh = right.number_input(
+        "repeat_thresh",
+        0.0,
+        1.0,
+        now.repeat_thresh,
+        0.05,
+        format="%.4g",
+        key="plan_repeat_thresh",
+        help="A photo with a class that only a share f of the photos show, less than this, comes "
+        "sqrt(repeat_thresh / f) times an epoch; its rarest class decides. 0 for no repeats. LVIS, "
+        "section 3, takes 0.001 for its many classes; a few classes want more.",
+    )
+    precision = left.selectbox(
+        "precision",
+        plan.PRECISIONS,
+        plan.PRECISIONS.index(now.precision),
+        key="plan_precision",
+        help="bf16 computes the network in 16 bits, and the losses and the weights' steps in 32: "
+        "faster and with less memory on a GPU, often slower on a CPU.",
+    )
+    freeze_norms = right.checkbox(
+        "freeze_norms",
+        now.freeze_norms,
+        key="plan_freeze_norms",
+        disabled=now.variant == "v1",
+        help="The ResNet's batch norms stay as they are, also in stages that train: a small batch "
+        "says little about a mean and a deviation. Only for a ResNet that has been trained. Of v1 "
+        "they always stay.",
+    )
+    return replace(
+        now,
+        body_lr=float(body_lr),
+        repeat_thresh=float(repeat_thresh),
+        precision=precision,
+        freeze_norms=freeze_norms,
     )
 
 
@@ -209,7 +266,7 @@ def _matching(now: Plan) -> Plan:
 
 def cost(request: RunRequest, data: DataSets) -> None:
     """The parameters that train, at once; memory and seconds a step, measured on two steps."""
-    rows = parameter_rows(parameters_of(request.model))
+    rows = parameter_rows(parameters_of(request.model, request.train.freeze_norms))
     key = _cost_key(request, data)
     told = sum(row["trainable"] for row in rows), sum(row["total"] for row in rows)
     share = f"{told[0]:,} of {told[1]:,} parameters train ({100 * told[0] / told[1]:.0f}%)."
@@ -244,7 +301,8 @@ def cost(request: RunRequest, data: DataSets) -> None:
 def _cost_key(request: RunRequest, data: DataSets) -> Hashable:
     train = request.train
     settings = (train.batch_size, train.optimizer, train.ema_decay, train.steps)
-    return ("cost", data.key, request.model, *settings)
+    # Learning rates and the choice of photos are left out: a step takes as long with any.
+    return ("cost", data.key, request.model, *settings, train.precision, train.freeze_norms)
 
 
 def _measure(key: Hashable, request: RunRequest, data: DataSets) -> None:

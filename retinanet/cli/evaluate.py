@@ -21,6 +21,8 @@ from retinanet.evaluation import AP_POSTPROCESS, METRICS, score
 from retinanet.model import RetinaNet
 from retinanet.sweeps import (
     DEFAULT_GRID,
+    SCORE_FLOOR,
+    TOPK,
     CandidateStore,
     ClassFloors,
     Grid,
@@ -34,10 +36,6 @@ from retinanet.sweeps import (
 )
 
 SUMMARY = "average precision on a COCO-format data set, and sweeps of post-processing"
-
-SCORE_FLOOR = 0.01
-TOPK = 1000
-"""What is stored at least: the next evaluation with other settings finds it there."""
 
 SHOWN = ("score_thresh", "nms_thresh", "topk_candidates", "detections_per_img")
 SHOWN_MEASURES = ("AP", "AP50", "f1", "precision", "recall", "detections_per_image")
@@ -169,7 +167,10 @@ def _stored(
     config: PostprocessConfig,
     grid: Grid | None,
 ) -> CandidateStore:
-    """The candidates of all photos, from the work folder or the network."""
+    """The candidates of all photos, from the work folder or the network.
+
+    As many are stored as other settings may ask for: the next evaluation finds them there.
+    """
     grids = [Grid.of(config), *([] if grid is None else [grid])]
     key = model_key(model)
     last: list[StoreProgress] = []
@@ -178,7 +179,7 @@ def _stored(
         if not last and at.found:
             options.say(f"{at.found:,} of {at.total:,} photos were stored already")
         last[:] = [at]
-        _show(at)
+        show_stored(at)
 
     try:
         store = CandidateStore.fill(
@@ -201,7 +202,8 @@ def _stored(
     return store
 
 
-def _show(at: StoreProgress) -> None:
+def show_stored(at: StoreProgress) -> None:
+    """How far the network is, on one line of the terminal; in a file only the end of it."""
     if sys.stderr.isatty() or at.done == at.total:
         left = "" if math.isnan(at.eta_seconds) else f", {_duration(at.eta_seconds)} left"
         end = "\n" if at.done == at.total else ""

@@ -116,7 +116,7 @@ def run(args: argparse.Namespace) -> int:
         checkpoint. Bad input raises the error of the room that found it.
     """
     _check_out(args)
-    card = _read_card(args.card)
+    card = read_card(args.card)
     config = _train_config(args)
     with joined(args.device) as (world, device), stopping(once=world.size == 1) as stop:
         check_batch(config.batch_size, world)
@@ -124,7 +124,7 @@ def run(args: argparse.Namespace) -> int:
         dataset, held_out = _datasets(args)
         model = _model(args, config, dataset, tell).to(device)
         tell(f"data: {dataset.report}")
-        if note := norm_note(model, device, world):
+        if not config.freeze_norms and (note := norm_note(model, device, world)):
             tell(note)
         if args.probe:
             cost = measure(model, dataset, config, world=world, cancel=stop.event)
@@ -209,8 +209,12 @@ def _check_out(args: argparse.Namespace) -> None:
     check_target(args.out, starts)
 
 
-def _read_card(path: Path | None) -> dict[str, Any]:
-    """The entries that the person wants in the model card."""
+def read_card(path: Path | None) -> dict[str, Any]:
+    """The entries that the person wants in the model card; {} without a file.
+
+    Raises:
+        UsageError: the file cannot be read, is no JSON object, or is too long.
+    """
     if path is None:
         return {}
     try:

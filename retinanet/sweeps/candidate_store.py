@@ -39,6 +39,12 @@ from retinanet.sweeps.store_files import (
 from retinanet.sweeps.stored import StoredImage, from_bytes, pack, to_bytes
 from retinanet.types import Image, Outputs
 
+SCORE_FLOOR = 0.01
+"""Pairs with a score above this are stored, unless more is asked for: AP counts from there on."""
+
+TOPK = 1000
+"""Pairs of a level that are stored, unless more is asked for: torchvision's `topk_candidates`."""
+
 
 @dataclass(frozen=True, slots=True)
 class StoreProgress:
@@ -117,8 +123,8 @@ class CandidateStore:
         dataset: CocoDataset,
         *,
         key: str,
-        score_floor: float = 0.01,
-        topk: int = 1000,
+        score_floor: float = SCORE_FLOOR,
+        topk: int = TOPK,
         progress: Callable[[StoreProgress], None] = lambda _: None,
         cancel: threading.Event | None = None,
     ) -> CandidateStore:

@@ -89,9 +89,9 @@ def class_floors(sweep: Sweep, base: PostprocessConfig | None = None) -> ClassFl
     base = (sweep.best("f1") if base is None else sweep.at(base)).config
     matched = sweep.matched
     objects = matched.truths.counts[ALL_AREAS]
-    lowest = replace(base, score_thresh=sweep.grid.score_thresh[0])
-    rows = _known(matched, lowest)
-    before = class_counts(_known(matched, base), objects)
+    lowest = lowest_setting(sweep, base)
+    rows = known_rows(matched, lowest)
+    before = class_counts(known_rows(matched, base), objects)
     floors, listed, after = {}, [], list(before)
     for column in np.flatnonzero(objects).tolist():
         label = matched.labels.get(column)
@@ -146,7 +146,13 @@ def _between(low: float, high: float) -> float:
     return low
 
 
-def _known(matched: MatchedDetections, config: PostprocessConfig) -> np.ndarray:
+def lowest_setting(sweep: Sweep, base: PostprocessConfig) -> PostprocessConfig:
+    """The base with the sweep's lowest score threshold."""
+    return replace(base, score_thresh=sweep.grid.score_thresh[0])
+
+
+def known_rows(matched: MatchedDetections, config: PostprocessConfig) -> np.ndarray:
+    """[N] `RECORD` of a setting, of the classes that the data set has."""
     rows = rows_at(matched, config)
     return rows[rows["column"] >= 0]
 

@@ -1,0 +1,61 @@
+"""The card's measured part as a page: how good, on which classes, at which thresholds."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+import streamlit as st
+
+from pages._shared import state
+from retinanet.card_reading import (
+    ClassRow,
+    class_rows,
+    data_sentence,
+    metric_rows,
+    size_and_speed_sentences,
+    threshold_sentences,
+)
+from retinanet.figures.classes import class_bars
+
+BEST = 20
+BEST_ONE = "**The class that works best**"
+
+
+def show(found: Mapping[str, Any]) -> None:
+    """The part `card_reading.measured` gave."""
+    st.markdown("#### How good it is")
+    st.markdown(state.plain(data_sentence(found)))
+    _metrics(found)
+    _classes(class_rows(found))
+    for sentence in (*threshold_sentences(found), *size_and_speed_sentences(found)):
+        st.markdown(state.plain(sentence))
+
+
+def _metrics(found: Mapping[str, Any]) -> None:
+    rows = [asdict(row) for row in metric_rows(found)]
+    number = st.column_config.NumberColumn(format="%.3f")
+    st.dataframe(
+        rows,
+        hide_index=True,
+        key="card_metrics",
+        column_config=dict.fromkeys(("value", "low", "high"), number),
+    )
+    if isinstance(said := found.get("interval"), str):
+        st.caption(
+            f"low and high: {state.plain(said)}. The value might be so far off on other photos of "
+            "the same kind; it flatters a model that was chosen on these."
+        )
+
+
+def _classes(rows: list[ClassRow]) -> None:
+    best = [row for row in rows if row.AP50 > 0][:BEST]
+    if not best:
+        return
+    many = len(best) > 1
+    st.markdown(f"**The {len(best)} classes that work best**" if many else BEST_ONE)
+    st.plotly_chart(class_bars(best), key="card_classes", config={"displayModeBar": False})
+    never = [row.category for row in rows if row.AP50 == 0]
+    if never:
+        st.markdown(f"**Never found on these photos:** {state.plain(', '.join(never))}.")
