@@ -105,7 +105,7 @@ def size_and_speed_sentences(found: Mapping[str, Any]) -> list[str]:
     if seconds and share:
         device = str(speed.get("device", "an unnamed device"))
         sentences.append(
-            f"The network takes {seconds:.2g} s for a photo on {device}: {share:.2g} of what it "
+            f"The network takes {seconds:.2g} s for a photo on {device}: {share:.2f} of what it "
             "takes at the paper's 800 px."
         )
     return sentences

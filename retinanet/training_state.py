@@ -118,7 +118,8 @@ def restore_state(path: Path, stepper: Stepper) -> int:
             average.load_state_dict(averages)
     except _DAMAGE as error:
         raise TrainingError(
-            f"{path} is of a run with other settings (optimizer, body_lr, frozen_stages, freeze_norms); resume with the "
+            f"{path} is of a run with other settings (optimizer, body_lr, frozen_stages, "
+            "freeze_norms); resume with the "
             "settings that it was begun with."
         ) from error
     return step

@@ -310,9 +310,9 @@ def test_embedded_fits_itself():
     embedded = open_checkpoint("embedded")
     build_model(embedded, replace(embedded.config, frozen_stages=0))
     assert by_name(embedded.config)["embedded"].loads
-    fit = by_name(replace(embedded.config, num_convs=4))["embedded"]
+    fit = by_name(replace(embedded.config, num_convs=6))["embedded"]
     assert fit.parts["box subnet"].extent == "some"
-    assert "num_convs is 1 in the weights and 4 in the model" in fit.parts["box subnet"].reason
+    assert "num_convs is 4 in the weights and 6 in the model" in fit.parts["box subnet"].reason
 
 
 def test_more_tensors_than_the_model_has_are_no_fit():

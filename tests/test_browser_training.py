@@ -21,6 +21,7 @@ TINY = {
     "images": 8,
     "train_start": "random",
     "train_depth": 18,
+    "train_num_convs": 1,
     "train_variant": "v1",
     "train_size": 64,
     "train_steps": 4,

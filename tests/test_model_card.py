@@ -296,7 +296,7 @@ def test_the_sentences_say_the_numbers():
     ]
     assert size_and_speed_sentences(card) == [
         "37,968,000 parameters, 76.1 MB as float16.",
-        "The network takes 0.25 s for a photo on CPU, 2 threads: 0.1 of what it takes at the "
+        "The network takes 0.25 s for a photo on CPU, 2 threads: 0.10 of what it takes at the "
         "paper's 800 px.",
     ]
 

@@ -30,6 +30,7 @@ TINY = {
     "images": "8",
     "train_start": "random",
     "train_depth": "18",
+    "train_num_convs": "1",
     "train_variant": "v1",
     "train_size": "64",
     "train_steps": "2",
@@ -200,9 +201,9 @@ def test_frozen_norms_do_not_train_and_v1_has_no_others():
 @pytest.mark.parametrize(
     ("start", "variant", "num_convs", "added"),
     [
-        ("embedded", "v2", 1, 0),
-        ("embedded", "v2", 4, 3),
-        ("embedded", "v1", 4, 0),  # nothing of its subnets fits
+        ("embedded", "v2", 4, 0),
+        ("embedded", "v2", 7, 3),
+        ("embedded", "v1", 6, 0),  # nothing of its subnets fits
         ("coco-v1", "v1", 6, 2),
         ("coco-v2", "v2", 2, 0),
         ("imagenet", "v2", 8, 0),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict
 from typing import Any
 
 import streamlit as st
@@ -11,6 +10,7 @@ import streamlit as st
 from pages._shared import state
 from retinanet.card_reading import (
     ClassRow,
+    MetricRow,
     class_rows,
     data_sentence,
     metric_rows,
@@ -34,19 +34,24 @@ def show(found: Mapping[str, Any]) -> None:
 
 
 def _metrics(found: Mapping[str, Any]) -> None:
-    rows = [asdict(row) for row in metric_rows(found)]
-    number = st.column_config.NumberColumn(format="%.3f")
     st.dataframe(
-        rows,
+        [
+            {"metric": row.metric, "value": row.value, "interval": _interval(row)}
+            for row in metric_rows(found)
+        ],
         hide_index=True,
         key="card_metrics",
-        column_config=dict.fromkeys(("value", "low", "high"), number),
+        column_config={"value": st.column_config.NumberColumn(format="%.3f")},
     )
     if isinstance(said := found.get("interval"), str):
         st.caption(
-            f"low and high: {state.plain(said)}. The value might be so far off on other photos of "
+            f"Interval: {state.plain(said)}. The value might be so far off on other photos of "
             "the same kind; it flatters a model that was chosen on these."
         )
+
+
+def _interval(row: MetricRow) -> str:
+    return "" if row.low is None or row.high is None else f"{row.low:.3f} to {row.high:.3f}"
 
 
 def _classes(rows: list[ClassRow]) -> None:

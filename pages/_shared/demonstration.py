@@ -50,7 +50,7 @@ def _measured(spec: ModelSpec) -> str:
     values = {row.metric: row.value for row in metric_rows(found or {})}
     if "AP" not in values:
         return ""
-    return f": AP {values['AP']:.2f} where torchvision's coco-v2 has {official_ap('coco-v2'):.2f}"
+    return f": AP {values['AP']:.3f} where torchvision's coco-v2 has {official_ap('coco-v2'):.3f}"
 
 
 def _use(weights: str) -> None:

@@ -59,7 +59,7 @@ class Plan:
     start: str = "embedded"
     depth: int = 50
     variant: str = "v2"
-    num_convs: int = 1
+    num_convs: int = 4
     frozen_stages: int = 2
     size: int = 160
     steps: int = 120

@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from retinanet.card_reading import ENTRY
 from retinanet.checkpoints import load_model, save_checkpoint
 from retinanet.cli.evaluate import check_categories, show_stored
 from retinanet.cli.files import check_target
@@ -63,7 +64,9 @@ def run(args: argparse.Namespace) -> int:
     )
     _print(found.card)
     if args.out:
-        card = model.card | words | {"measured": found.card}
+        # In this order the card is read: what people say of the weights comes first.
+        card = words | {name: own for name, own in model.card.items() if name not in words}
+        card |= {ENTRY: found.card}
         save_checkpoint(model, args.out, card=card, recommended=found.recommended)
         print(f"\n{args.out}: {args.out.stat().st_size / 1e6:.1f} MB")
     return 0
