@@ -75,7 +75,7 @@ class Backbone(nn.Module):
     def freeze_norms(self, frozen: bool = True) -> None:
         """Keep every batch norm of the body as it is, also in stages that train; or no longer.
 
-        A small batch says little about a channel's mean and deviation; ImageNet's are better (He
+        A small batch says little about a channel's mean and deviation; ImageNet's serve (as in He
         et al., "Deep Residual Learning", arXiv 1512.03385, appendix A). Of "v1" they always are.
         """
         if frozen != self.norms_frozen:

@@ -48,6 +48,7 @@ def fit_group_norms(model: RetinaNet, trained: int, images: Sequence[Tensor]) ->
     pyramids = [model.backbone(image[None].to(model.device)) for image in images]
     for name in SUBNETS:
         blocks = getattr(model.head, name).conv
+        # What is to come out of every added block is what comes out of the trained ones.
         seen = [blocks[:trained](pyramid[level]) for pyramid in pyramids for level in LEVELS]
         for block in blocks[trained:]:
             norm = block[1]

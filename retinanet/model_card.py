@@ -17,10 +17,10 @@ from typing import Any
 
 import torch
 
-from retinanet.coco import CocoDataset, open_photo
+from retinanet.coco import CocoDataset, DatasetError, open_photo
 from retinanet.config import ModelConfig, PostprocessConfig
 from retinanet.devices import device_title
-from retinanet.evaluation import METRICS
+from retinanet.evaluation import AP_POSTPROCESS, METRICS
 from retinanet.model import RetinaNet
 from retinanet.sweeps import (
     CandidateStore,
@@ -30,6 +30,7 @@ from retinanet.sweeps import (
     Sweep,
     SweepRow,
     ap_intervals,
+    check_bootstrap,
     class_floors,
     held_out_floors,
     model_key,
@@ -38,13 +39,13 @@ from retinanet.sweeps import (
 from retinanet.weight_files import storable
 
 GRID = Grid(
-    score_thresh=(0.01, *(step / 50 for step in range(5, 41))),  # .1 to .8 by .02
+    score_thresh=(0.01, *(step / 50 for step in range(1, 41))),  # .02 to .8 by .02
     nms_thresh=(0.3, 0.4, 0.5, 0.6),
 )
-"""The F1 surface on which thresholds are chosen; .01 is AP's own."""
+"""The F1 surface on which thresholds are chosen; .01 is that of `AP_POSTPROCESS`."""
 
-AP_SETTING = PostprocessConfig(score_thresh=0.01, nms_thresh=0.5, detections_per_img=100)
-"""Of the grid: what the average precisions are measured at."""
+PRECISION = 0.75
+"""The share of right boxes that a recommended setting is to have."""
 
 RESAMPLES = 1000
 SPEED_PHOTOS = 5
@@ -58,8 +59,8 @@ class MeasuredCard:
     Args:
         card: plain data for the entry "measured" of a model card: "data", "metrics", "interval",
             "classes", "thresholds", "size", "speed".
-        recommended: the setting of `GRID` with the best F1 over all classes, with floors of single
-            classes only where these find more on photos that they were not chosen on.
+        recommended: `precise_setting`, with floors of single classes only where these have the
+            better F1 on photos that they were not chosen on.
     """
 
     card: dict[str, Any]
@@ -88,16 +89,22 @@ def measure_card(
 
     Raises:
         Cancelled: `cancel` was set.
-        ConfigError: there is but one photo.
-        DatasetError: no photo can be read, or the folder cannot be written.
+        ConfigError: there are no resamples, or the seed is negative.
+        DatasetError: there are fewer than two readable photos, no objects to find, or the folder
+            cannot be written.
     """
+    check_bootstrap(resamples, seed)
+    _check_enough(dataset)
     key = model_key(model)
     store = CandidateStore.fill(
         Path(folder) / key, model, dataset, key=key, progress=progress, cancel=cancel
     )
+    dataset = store.stored_part(dataset)
+    _check_enough(dataset)
     swept = sweep(store, dataset, GRID, cancel=cancel)
-    best, held_out = swept.best("f1"), held_out_floors(swept, folds=min(5, swept.photos))
-    recommended = class_floors(swept).config if held_out.pays else best.config
+    chosen = precise_setting(swept)
+    held_out = held_out_floors(swept, folds=min(5, swept.photos))
+    recommended = class_floors(swept).config if held_out.pays else chosen.config
     classes = _classes(swept)
     metrics = _metrics(swept, classes, resamples, seed, cancel)
     card = {
@@ -105,15 +112,25 @@ def measure_card(
             "annotations": dataset.annotation_file.name,
             "photos": swept.photos,
             "objects": sum(row["objects"] for row in classes),
+            "left_out": [list(own) for own in store.skipped],
         },
         "metrics": metrics,
-        "interval": f"95%: {resamples:,} resamples of the photos, seed {seed}, percentiles",
+        "interval": f"95% confidence, bias-corrected bootstrap: {resamples:,} draws of photos",
         "classes": classes,
-        "thresholds": _thresholds(best, held_out),
+        "thresholds": _thresholds(swept.best("f1"), chosen, held_out),
         "size": _size(model),
-        "speed": _speed(model, dataset, best),
+        "speed": _speed(model, dataset, chosen),
     }
     return MeasuredCard(card, recommended)
+
+
+def _check_enough(dataset: CocoDataset) -> None:
+    if len(dataset.photos) < 2:
+        raise DatasetError("A card is measured on two photos or more; give a larger data set.")
+    if not any(len(photo.target.boxes) for photo in dataset.photos):
+        raise DatasetError(
+            f"{dataset.annotation_file.name} has no objects to find; a card needs some."
+        )
 
 
 def _metrics(
@@ -122,8 +139,8 @@ def _metrics(
     """{name: {"value", "low", "high"}}, without the interval where none is worked out."""
     commonest = max(classes, key=lambda row: row["objects"])["category"]
     settings = {"resamples": resamples, "seed": seed, "cancel": cancel}
-    intervals = ap_intervals(swept, AP_SETTING, (commonest,), **settings)
-    values = swept.at(AP_SETTING).metrics
+    intervals = ap_intervals(swept, AP_POSTPROCESS, (commonest,), **settings)
+    values = swept.at(AP_POSTPROCESS).metrics
     known = {name: _rounded(asdict(own)) for name, own in intervals.items()}
     plain = {name: _rounded({"value": values[name]}) for name in METRICS if name not in known}
     return known | plain
@@ -132,25 +149,41 @@ def _metrics(
 def _classes(swept: Sweep) -> list[dict[str, Any]]:
     """A row for each class that has objects, the best first."""
     rows = [
-        {"category": row["category"], "objects": row["gts"]}
+        {"category": row["category"], "objects": row["gts"], "found": row["tp"]}
         | _rounded({name: row[name] for name in ("AP50", "AP")})
-        for row in swept.per_class(AP_SETTING)
+        for row in swept.per_class(AP_POSTPROCESS)
         if row["gts"]
     ]
     return sorted(rows, key=lambda row: (-row["AP50"], -row["objects"], row["category"]))
 
 
-def _thresholds(best: SweepRow, held_out: HeldOutFloors) -> dict[str, Any]:
-    """The best setting by F1 and what it finds; and what floors of single classes would gain."""
-    counts = best.counts
-    found = {name: getattr(counts, name) for name in ("f1", "precision", "recall")}
+def precise_setting(swept: Sweep, precision: float = PRECISION) -> SweepRow:
+    """The best by F1 among the settings of which enough boxes are right; of all where none has.
+
+    F1 weighs a false box as a missed object, so a weak model's best F1 has mostly false boxes. A
+    person's first look at a picture is for boxes that can be believed.
+    """
+    precise = [row for row in swept.rows if row.counts.precision >= precision]
+    return max(precise, key=lambda row: row.counts.f1) if precise else swept.best("f1")
+
+
+def _thresholds(best: SweepRow, chosen: SweepRow, held_out: HeldOutFloors) -> dict[str, Any]:
+    """The chosen setting, the best by F1, and what floors of single classes would gain."""
     gains = {"one_threshold": held_out.one.f1, "floor_for_each_class": held_out.each.f1}
     return (
-        {"score_thresh": best.config.score_thresh, "nms_thresh": best.config.nms_thresh}
-        | _rounded(found)
-        | {"boxes_per_photo": round(best.detections_per_image, 2)}
+        _setting(chosen)
+        | {"precision_asked_for": PRECISION, "best_by_f1": _setting(best)}
         | {"held_out_f1": _rounded(gains) | {"folds": held_out.folds}}
         | {"class_floors_taken": held_out.pays}
+    )
+
+
+def _setting(row: SweepRow) -> dict[str, Any]:
+    found = {name: getattr(row.counts, name) for name in ("f1", "precision", "recall")}
+    return (
+        {"score_thresh": row.config.score_thresh, "nms_thresh": row.config.nms_thresh}
+        | _rounded(found)
+        | {"boxes_per_photo": round(row.detections_per_image, 2)}
     )
 
 

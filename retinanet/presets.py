@@ -30,9 +30,12 @@ PRESETS: tuple[Preset, ...] = (
     Preset(
         name="explorer",
         title="Explorer",
-        config=PostprocessConfig(0.3, 0.5, 1000, 100),
+        config=PostprocessConfig(0.44, 0.3, 1000, 100),
         purpose="A first look: few boxes, nearly all of them worth looking at.",
-        source="Where the knobs of this app start.",
+        source=(
+            "Where the knobs of this app start: the embedded model's best F1 on held-out photos "
+            "among the settings with three boxes in four right."
+        ),
     ),
     Preset(
         name="paper",

@@ -55,7 +55,7 @@ class TrainConfig(_Config):
         repeat_true: how often a photo with labels made by people occurs in an epoch.
         repeat_thresh: a photo with a class that fewer than this share f of the photos show occurs
             sqrt(repeat_thresh / f) times as often, the rarest class deciding (LVIS, arXiv
-            1908.03195, section 3 "Repeat factor sampling", takes 0.001); 0 for no such repeats.
+            1908.03195, appendix B.2, takes 0.001); 0 for no such repeats.
         ema_decay: decay of the average of the weights that is validated and saved; 0 for none.
         freeze_norms: the ResNet's batch norms stay as they are, also in stages that train; of
             "v1" they always do.

@@ -118,9 +118,8 @@ def restore_state(path: Path, stepper: Stepper) -> int:
             average.load_state_dict(averages)
     except _DAMAGE as error:
         raise TrainingError(
-            f"{path} is of a run with other settings (optimizer, body_lr, frozen_stages, "
-            "freeze_norms); resume with the "
-            "settings that it was begun with."
+            f"{path} is of a run with other settings (optimizer, frozen_stages, freeze_norms, "
+            "body_lr from or to 1); resume with the settings that it was begun with."
         ) from error
     return step
 

@@ -189,7 +189,7 @@ def occurrences(photos: Sequence[Photo], config: TrainConfig) -> dict[int, float
     """{image id: how often the photo occurs in an epoch}, a whole number or the mean of two.
 
     `repeat_true` for photos that people labelled, times the repeat factor of the photo's rarest
-    class (LVIS, arXiv 1908.03195, section 3).
+    class (LVIS, arXiv 1908.03195, appendix B.2).
     """
     classes = {photo.image_id: set(photo.target.labels.tolist()) for photo in photos}
     showing = Counter(label for labels in classes.values() for label in labels)

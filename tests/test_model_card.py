@@ -20,10 +20,16 @@ from retinanet.card_reading import (
 from retinanet.checkpoints import load_model, save_checkpoint
 from retinanet.coco import ground_truth, load_coco
 from retinanet.config import ConfigError, ModelConfig, PostprocessConfig
-from retinanet.evaluation import METRICS, coco_results, score
+from retinanet.evaluation import AP_POSTPROCESS, METRICS, coco_results, score
 from retinanet.model import RetinaNet
-from retinanet.model_card import AP_SETTING, GRID, measure_card
-from retinanet.sweeps import Grid, ap_intervals, held_out_floors, results, sweep
+from retinanet.model_card import GRID, measure_card, precise_setting
+from retinanet.sweeps import (
+    Grid,
+    ap_intervals,
+    held_out_floors,
+    results,
+    sweep,
+)
 from retinanet.sweeps.bootstrap import _Sample
 from tests.made_up import fill_store, write_boxes
 from tests.shapes import write_shapes
@@ -108,6 +114,7 @@ def test_intervals_are_wider_the_surer_they_are_and_the_same_for_a_seed(swept):
     ("settings", "said"),
     [
         ({"resamples": 0}, "1 resample or more"),
+        ({"seed": -1}, "a seed of 0 or more"),
         ({"level": 1.0}, "between 0 and 1"),
         ({"classes": ("dragon",)}, "no class 'dragon'"),
         ({"config": PostprocessConfig(score_thresh=0.77)}, "not in the swept grid"),
@@ -116,6 +123,16 @@ def test_intervals_are_wider_the_surer_they_are_and_the_same_for_a_seed(swept):
 def test_what_a_bootstrap_refuses(swept, settings, said):
     with pytest.raises(ConfigError, match=said):
         ap_intervals(swept, **{"config": CONFIG} | settings)
+
+
+def test_the_recommended_setting_is_the_best_of_the_precise_ones(swept):
+    wanted = sorted(row.counts.precision for row in swept.rows)[-2]
+    chosen = precise_setting(swept, wanted)
+    allowed = [row.counts.f1 for row in swept.rows if row.counts.precision >= wanted]
+    assert len(allowed) == 2
+    assert chosen.counts.f1 == max(allowed)
+    assert chosen.counts.precision >= wanted
+    assert precise_setting(swept, 0.0) == precise_setting(swept, 1.1) == swept.best("f1")
 
 
 # ------------------------------------------------------------------ thresholds on other photos
@@ -227,10 +244,12 @@ def test_the_recommended_thresholds_have_the_best_f1_of_the_surface(place, writt
     card = measure_card(model, dataset, tmp_path, resamples=2)
     assert card.recommended == written.recommended
     assert written.recommended in GRID.settings or written.recommended.class_score_thresh
-    chosen = card.card["thresholds"]
+    chosen = card.card["thresholds"]["best_by_f1"]
+    assert card.card["thresholds"]["f1"] <= chosen["f1"]
     for other in (0.1, 0.3, 0.5):
-        found = held_out = score_f1(model, dataset, PostprocessConfig(other, 0.5, 1000, 100))
-        assert found <= chosen["f1"] + 1e-4, held_out
+        assert score_f1(model, dataset, PostprocessConfig(other, 0.5, 1000, 100)) <= (
+            chosen["f1"] + 1e-4
+        )
 
 
 def score_f1(model, dataset, config):
@@ -272,6 +291,60 @@ def test_a_file_that_cannot_be_written_is_refused_before_the_work(place, capsys)
     assert "does not exist" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--seed", "-1"], "a seed of 0 or more"),
+        (["--resamples", "0"], "1 resample or more"),
+        (["--out", "x.pth"], "must end in .safetensors"),
+    ],
+)
+def test_bad_options_are_refused_before_the_work(place, tmp_path, capsys, arguments, said):
+    data, work = place / "data", tmp_path / "work"
+    start = [str(place / "m.safetensors"), str(data / "instances.json")]
+    start += ["--images", str(data / "images"), "--work-folder", str(work)]
+    assert main(["card", *start, *arguments]) == 2
+    assert said in capsys.readouterr().err
+    assert not work.exists()
+
+
+def test_what_is_measured_is_not_overwritten(place, capsys):
+    data, source = place / "data", place / "m.safetensors"
+    start = [str(source), str(data / "instances.json"), "--images", str(data / "images")]
+    assert main(["card", *start, "--out", str(source)]) == 2
+    assert "would be overwritten" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda data: data.update(annotations=[]), "has no objects to find"),
+        (lambda data: data.update(images=data["images"][:1]), "two photos or more"),
+    ],
+)
+def test_too_little_to_measure_on_is_said(place, tmp_path, capsys, change, said):
+    data = json.loads((place / "data" / "instances.json").read_text())
+    change(data)
+    file = tmp_path / "little.json"
+    file.write_text(json.dumps(data))
+    start = [str(place / "m.safetensors"), str(file), "--images", str(place / "data" / "images")]
+    assert main(["card", *start, "--work-folder", str(tmp_path)]) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_a_photo_that_cannot_be_read_is_left_out_and_named(place, tmp_path):
+    images = tmp_path / "images"
+    images.mkdir()
+    for photo in (place / "data" / "images").iterdir():
+        (images / photo.name).write_bytes(photo.read_bytes())
+    dataset = load_coco(place / "data" / "instances.json", images)
+    dataset.photos[0].path.write_bytes(b"no picture")
+    model = load_model(place / "m.safetensors", device="cpu")
+    card = measure_card(model, dataset, tmp_path / "work", resamples=2).card
+    assert card["data"]["photos"] == 4
+    assert [own[0] for own in card["data"]["left_out"]] == [dataset.photos[0].image_id]
+
+
 def test_the_sentences_say_the_numbers():
     card = {
         "data": {"annotations": "dev.json", "photos": 60, "objects": 1499},
@@ -282,6 +355,14 @@ def test_the_sentences_say_the_numbers():
             "f1": 0.3,
             "precision": 0.5,
             "recall": 0.214,
+            "precision_asked_for": 0.5,
+            "best_by_f1": {
+                "score_thresh": 0.2,
+                "nms_thresh": 0.4,
+                "f1": 0.31,
+                "precision": 0.35,
+                "recall": 0.25,
+            },
             "held_out_f1": {"one_threshold": 0.28, "floor_for_each_class": 0.2, "folds": 5},
         },
         "size": {"parameters": 37_968_000, "bytes_fp16": 76_100_000},
@@ -289,10 +370,12 @@ def test_the_sentences_say_the_numbers():
     }
     assert data_sentence(card) == "Measured on the 60 photos of dev.json, with 1,499 objects."
     assert threshold_sentences(card) == [
-        "F1 is highest (0.30) at score_thresh 0.26 and nms_thresh 0.5: 50% of the boxes are right "
-        "there, and 21% of the objects are found.",
+        "Recommended: score_thresh 0.26 and nms_thresh 0.5. There 50% of the boxes are right, 21% "
+        "of the objects are found, and F1 is 0.30.",
+        "It has the best F1 of the settings with 50% of the boxes right or more. F1 alone is "
+        "highest (0.31) at score_thresh 0.2 and nms_thresh 0.4, with 35% right and 25% found.",
         "On photos that the thresholds were not chosen on, a threshold for each class gives F1 "
-        "0.20 and one for all 0.28, so all classes have one.",
+        "0.200 instead of 0.280 with one for all, and all classes share one.",
     ]
     assert size_and_speed_sentences(card) == [
         "37,968,000 parameters, 76.1 MB as float16.",
@@ -334,6 +417,14 @@ def test_a_card_with_some_of_it_damaged_shows_the_rest():
     assert threshold_sentences(found) == size_and_speed_sentences(found) == []
 
 
+def test_a_name_that_cannot_be_shown_is_made_so():
+    card = {"metrics": {"A\ud800P": {"value": 0.1}}, "data": {"annotations": "\ud800" * 999}}
+    assert metric_rows(card)[0].metric == "A?P"
+    assert data_sentence(card | {"data": {"annotations": "\ud800", "photos": 1, "objects": 1}}) == (
+        "Measured on the 1 photos of ?, with 1 objects."
+    )
+
+
 def test_ap_is_measured_where_the_surface_has_it():
-    assert AP_SETTING in GRID.settings
-    assert replace(AP_SETTING, score_thresh=0.26) in GRID.settings
+    assert AP_POSTPROCESS in GRID.settings
+    assert replace(AP_POSTPROCESS, score_thresh=0.26) in GRID.settings

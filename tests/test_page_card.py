@@ -16,7 +16,7 @@ CARD = {
     "interval": "95%, 1,000 resamples",
     "classes": [
         {"category": "cat", "AP50": 0.91, "AP": 0.6, "objects": 3},
-        {"category": "<b>spoon</b>", "AP50": 0.0, "AP": 0.0, "objects": 12},
+        {"category": "<b>spoon</b>", "AP50": 0.0, "AP": 0.0, "objects": 12, "found": 0},
     ],
 }
 
@@ -60,7 +60,7 @@ def test_the_embedded_models_card_is_measured_and_offers_the_official_weights():
 def test_one_click_leads_to_the_official_weights(name):
     app = open_app()
     line = next(one.value for one in app.markdown if "Small demonstration model" in one.value)
-    assert f"coco-v2 has {official_ap('coco-v2'):.3f}" in line
+    assert f"states {official_ap('coco-v2'):.3f} for coco-v2" in line
     app.button(key=f"use_{name}").click().run()
     assert app.session_state["weights"] == name
 

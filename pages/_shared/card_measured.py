@@ -45,8 +45,8 @@ def _metrics(found: Mapping[str, Any]) -> None:
     )
     if isinstance(said := found.get("interval"), str):
         st.caption(
-            f"Interval: {state.plain(said)}. The value might be so far off on other photos of "
-            "the same kind; it flatters a model that was chosen on these."
+            f"Interval: {state.plain(said)}. A model that was "
+            "chosen on these photos is flattered by them."
         )
 
 
@@ -55,12 +55,11 @@ def _interval(row: MetricRow) -> str:
 
 
 def _classes(rows: list[ClassRow]) -> None:
-    best = [row for row in rows if row.AP50 > 0][:BEST]
-    if not best:
-        return
-    many = len(best) > 1
-    st.markdown(f"**The {len(best)} classes that work best**" if many else BEST_ONE)
-    st.plotly_chart(class_bars(best), key="card_classes", config={"displayModeBar": False})
-    never = [row.category for row in rows if row.AP50 == 0]
+    best = [row for row in rows if row.found][:BEST]
+    if best:
+        many = len(best) > 1
+        st.markdown(f"**The {len(best)} classes that work best**" if many else BEST_ONE)
+        st.plotly_chart(class_bars(best), key="card_classes", config={"displayModeBar": False})
+    never = [row.category for row in rows if not row.found]
     if never:
         st.markdown(f"**Never found on these photos:** {state.plain(', '.join(never))}.")

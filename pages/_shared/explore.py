@@ -39,7 +39,7 @@ def show(spec: ModelSpec, picture: Picture) -> None:
     view.begin(spec, picture.image.id)
     st.session_state.pop("redraw", None)  # this very run redraws the canvas
     _workbench(spec, picture, progress)
-    demonstration.beside_detections(spec)
+    demonstration.beside_detections(spec, progress)
     _details(spec, picture, progress)
     if progress.state == "working" or _pin_is_working(picture):
         _look_again(spec, picture)

@@ -34,7 +34,6 @@ STARTS: dict[str, tuple[str, str]] = {
 """{name: (how it is used, words)}."""
 
 OPTIMIZERS = ("adamw", "sgd")
-PRECISIONS = ("fp32", "bf16")
 MORE = ("body_lr", "repeat_thresh", "precision", "freeze_norms")
 """What most plans leave as it is."""
 PREFIX = "train_"
@@ -90,7 +89,7 @@ _PARSERS: dict[str, Callable[[str], Any]] = {
     "lr": number(1e-6, 10),
     "body_lr": number(0, 1),
     "repeat_thresh": number(0, 1),
-    "precision": one_of(PRECISIONS),
+    "precision": one_of(state.PRECISIONS),
     "freeze_norms": lambda text: one_of(("True", "False"))(text) == "True",
     "prior": number(1e-4, 0.9),
     "ema_decay": number(0, 0.9999),

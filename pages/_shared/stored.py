@@ -17,8 +17,9 @@ from retinanet.engine import Engine, ModelSpec
 from retinanet.samples import SAMPLES, load_sample
 
 PATH = Path(__file__).with_name("first_example.json")
-START = PostprocessConfig(score_thresh=0.3, detections_per_img=100)
-"""Where the app's knobs start: torchvision's 0.05 and 300 suit an evaluation, not a first look."""
+START = PostprocessConfig(0.44, 0.3, 1000, 100)
+"""Where the app's knobs start: what the embedded model's card recommends. torchvision's 0.05 and
+300 suit an evaluation, not a first look."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -181,6 +181,7 @@ def _more(now: Plan) -> Plan:
         0.1,
         format="%.4g",
         key="plan_body_lr",
+        disabled=now.frozen_stages == 4,
         help="The ResNet's learning rate as a part of lr, in the stages that train. A trained "
         "ResNet under fresh layers wants smaller steps: DETR takes a tenth.",
     )
@@ -194,12 +195,12 @@ def _more(now: Plan) -> Plan:
         key="plan_repeat_thresh",
         help="A photo with a class that only a share f of the photos show, less than this, comes "
         "sqrt(repeat_thresh / f) times an epoch; its rarest class decides. 0 for no repeats. LVIS, "
-        "section 3, takes 0.001 for its many classes; a few classes want more.",
+        "appendix B.2, takes 0.001 for its many classes; a few classes want more.",
     )
     precision = left.selectbox(
         "precision",
-        plan.PRECISIONS,
-        plan.PRECISIONS.index(now.precision),
+        state.PRECISIONS,
+        state.PRECISIONS.index(now.precision),
         key="plan_precision",
         help="bf16 computes the network in 16 bits, and the losses and the weights' steps in 32: "
         "faster and with less memory on a GPU, often slower on a CPU.",
@@ -208,7 +209,7 @@ def _more(now: Plan) -> Plan:
         "freeze_norms",
         now.freeze_norms,
         key="plan_freeze_norms",
-        disabled=now.variant == "v1",
+        disabled=now.variant == "v1" or now.frozen_stages == 4,
         help="The ResNet's batch norms stay as they are, also in stages that train: a small batch "
         "says little about a mean and a deviation. Only for a ResNet that has been trained. Of v1 "
         "they always stay.",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 from collections.abc import Sequence
 
 import plotly.graph_objects as go
@@ -21,7 +22,7 @@ def class_bars(rows: Sequence[ClassRow]) -> go.Figure:
     figure = go.Figure(
         go.Bar(
             x=[row.AP50 for row in rows],
-            y=[row.category for row in rows],
+            y=[html.escape(row.category) for row in rows],
             orientation="h",
             marker_color=OKABE_ITO[2],
             text=[f"{row.AP50:.2f} of {row.objects:,}" for row in rows],
@@ -38,7 +39,7 @@ def class_bars(rows: Sequence[ClassRow]) -> go.Figure:
         height=70 + ROW_PX * len(rows),
         margin={"l": 8, "r": 70, "t": 8, "b": 40},
         xaxis={"title": "AP50; of how many objects", "range": [0, 1]},
-        yaxis={"autorange": "reversed", "automargin": True},
+        yaxis={"type": "category", "autorange": "reversed", "automargin": True},
         bargap=0.3,
     )
     return figure

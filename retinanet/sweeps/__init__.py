@@ -1,6 +1,6 @@
 """Candidates on disk, and any grid of post-processing settings scored without the network."""
 
-from retinanet.sweeps.bootstrap import Interval, ap_intervals
+from retinanet.sweeps.bootstrap import Interval, ap_intervals, check_bootstrap
 from retinanet.sweeps.candidate_store import (
     SCORE_FLOOR,
     TOPK,
@@ -33,6 +33,7 @@ __all__ = [
     "Sweep",
     "SweepRow",
     "ap_intervals",
+    "check_bootstrap",
     "class_floors",
     "detections",
     "held_out_floors",

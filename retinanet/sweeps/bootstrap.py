@@ -1,13 +1,16 @@
-"""How sure an average precision is: the interval that other photos of the same kind would give.
+"""How sure an average precision is: confidence intervals from resampled photos.
 
-Efron, Tibshirani: "An Introduction to the Bootstrap", chapter 13 "Confidence intervals based on
-bootstrap percentiles". Photos are drawn, not objects: those of one photo are not independent.
+Efron: "Nonparametric standard errors and confidence intervals", Canadian Journal of Statistics 9
+(1981), section 7 "Bias-corrected percentile method": a rare class that a resample drew often, or
+not at all, makes the mean over classes too high on average, and percentiles alone would lean with
+it. Photos are drawn, not objects: those of one photo are not independent.
 """
 
 from __future__ import annotations
 
 import threading
 from dataclasses import dataclass
+from statistics import NormalDist
 
 import numpy as np
 
@@ -25,11 +28,11 @@ QUANTITIES: tuple[str, ...] = ("AP", "AP50", "AP75")
 
 @dataclass(frozen=True)
 class Interval:
-    """A value and where it would lie on other photos.
+    """A value and its confidence interval.
 
     Args:
         value: on the photos at hand; in [0, 1], nan where nothing can be measured.
-        low, high: percentiles of the resampled values, nan where there are none.
+        low, high: bias-corrected percentiles of the resampled values, nan where there are none.
     """
 
     value: float
@@ -47,7 +50,7 @@ def ap_intervals(
     seed: int = 0,
     cancel: threading.Event | None = None,
 ) -> dict[str, Interval]:
-    """Percentile intervals of `QUANTITIES`, and of the AP50 of some classes.
+    """Bias-corrected percentile intervals of `QUANTITIES`, and of the AP50 of some classes.
 
     Each resample draws as many photos as there are, with replacement. A mean over classes is over
     those that have objects in the resample, as COCO's is. A photo that was drawn n times counts
@@ -58,8 +61,8 @@ def ap_intervals(
         config: a setting of its grid.
         classes: names of classes of the data set.
         resamples: how many, 1 or more.
-        level: the share of them that the interval encloses, in (0, 1).
-        seed: of the draws.
+        level: of confidence, in (0, 1).
+        seed: of the draws, 0 or more.
         cancel: set it to stop.
 
     Raises:
@@ -67,8 +70,9 @@ def ap_intervals(
         ConfigError: the setting is not in the grid, a class is unknown, or a number is out of
             range.
     """
-    if resamples < 1 or not 0 < level < 1:
-        raise ConfigError("A bootstrap needs 1 resample or more and a level between 0 and 1.")
+    check_bootstrap(resamples, seed)
+    if not 0 < level < 1:
+        raise ConfigError("The level of confidence must be between 0 and 1.")
     sweep.at(config)
     sample = _Sample(sweep.matched, config)
     unknown = [name for name in classes if name not in sample.names]
@@ -83,18 +87,32 @@ def ap_intervals(
         if cancel is not None and cancel.is_set():
             raise Cancelled
         row[:] = sample.quantities(draw.multinomial(photos, np.full(photos, 1 / photos)), classes)
-    tail = (1 - level) / 2
     return {
-        name: Interval(value, *_percentiles(column, tail))
+        name: Interval(value, *_bounds(column, value, level))
         for name, value, column in zip(names, once, drawn.T, strict=True)
     }
 
 
-def _percentiles(values: np.ndarray, tail: float) -> tuple[float, float]:
-    known = values[~np.isnan(values)]
+def check_bootstrap(resamples: int, seed: int) -> None:
+    """Refuse what cannot be drawn.
+
+    Raises:
+        ConfigError: there are no resamples, or the seed is negative.
+    """
+    if resamples < 1 or seed < 0:
+        raise ConfigError("A bootstrap needs 1 resample or more and a seed of 0 or more.")
+
+
+def _bounds(resampled: np.ndarray, value: float, level: float) -> tuple[float, float]:
+    """Percentiles moved by twice the normal score of the share of resamples below the value."""
+    known = resampled[~np.isnan(resampled)]
     if not len(known):
         return float("nan"), float("nan")
-    low, high = np.quantile(known, [tail, 1 - tail])
+    normal = NormalDist()
+    share = (np.mean(known < value) + np.mean(known <= value)) / 2  # ties count half
+    shift = normal.inv_cdf(float(np.clip(share, 0.5 / len(known), 1 - 0.5 / len(known))))
+    ends = [normal.inv_cdf((1 - level) / 2), normal.inv_cdf((1 + level) / 2)]
+    low, high = np.quantile(known, [normal.cdf(2 * shift + end) for end in ends])
     return float(low), float(high)
 
 

@@ -36,7 +36,9 @@ class HeldOutFloors:
 def held_out_floors(
     sweep: Sweep, base: PostprocessConfig | None = None, *, folds: int = 5, seed: int = 0
 ) -> HeldOutFloors:
-    """Choose thresholds on all photos but a fold's and count on the fold's, for each fold.
+    """Choose score thresholds on all photos but a fold's and count on the fold's, for each fold.
+
+    NMS and the caps are the base's, whatever photos it was chosen on.
 
     Args:
         sweep: as for `class_floors`.
@@ -81,11 +83,13 @@ class _Part:
 
     def best(self, column: int | slice, lowest: float) -> float:
         """The threshold with the best F1 for a class, or for all together."""
-        rows = self._rows
+        rows, objects = self._rows, int(np.sum(self.objects[column]))
+        if not objects:
+            return lowest
         if isinstance(column, int):
             rows = rows[rows["column"] == column]
         ordered = rows[np.argsort(-rows["score"], kind="stable")]
-        return best_floor(ordered, int(np.sum(self.objects[column])), lowest)[0]
+        return best_floor(ordered, objects, lowest)[0]
 
     def counts(self, floors: list[float]) -> np.ndarray:
         """[3]: right, wrong and missed above the floors, one for each class."""

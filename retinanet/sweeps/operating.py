@@ -98,7 +98,9 @@ def class_floors(sweep: Sweep, base: PostprocessConfig | None = None) -> ClassFl
         if label is None:
             continue
         own = rows[rows["column"] == column]
-        floor, counts = best_floor(own, int(objects[column]), lowest.score_thresh)
+        chosen = best_floor(own, int(objects[column]), lowest.score_thresh)
+        # Nothing to choose by: the base's threshold, as for classes without objects.
+        floor, counts = chosen if len(own) else (base.score_thresh, before[column])
         floors[label], after[column] = floor, counts
         name, f1_before = matched.truths.names[column], before[column].f1
         listed.append(ClassFloor(name, label, int(objects[column]), floor, counts.f1, f1_before))
