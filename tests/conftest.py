@@ -7,8 +7,10 @@ import streamlit as st
 import torch
 
 from pages._shared import workroom
+from retinanet.coco import load_coco
 from retinanet.engine import Engine
 from tests.browser import browsing, find_chromium, serving
+from tests.shapes import write_shapes
 
 # With one thread, convolutions add in one order: equal to torchvision means equal bit for bit.
 torch.set_num_threads(1)
@@ -77,3 +79,16 @@ def saved(monkeypatch):
 
     monkeypatch.setattr(st, "download_button", keep)
     return found
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory):
+    """Four tiny photos for the training loop; a module with photos of its own has its own."""
+    folder = tmp_path_factory.mktemp("data") / "data"
+    return load_coco(write_shapes(folder), folder / "images")
+
+
+@pytest.fixture
+def unsaved(monkeypatch):
+    """Write no checkpoint, which takes longer than a step."""
+    monkeypatch.setattr("retinanet.training_state.save_state", lambda path, stepper, step: None)

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from retinanet.coco import DatasetError, load_coco
+from retinanet.coco import DatasetError
 from retinanet.config import ConfigError, LossConfig, MatcherConfig
 from retinanet.model import RetinaNet
 from retinanet.training import (
@@ -21,20 +21,7 @@ from retinanet.training import (
 from retinanet.types import LEVELS
 from retinanet.views import Views
 from tests.oracle import our_model, torchvision_model
-from tests.shapes import write_shapes
 from tests.tiny import QUICK, new_model
-
-
-@pytest.fixture(scope="module")
-def dataset(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("data") / "data"
-    return load_coco(write_shapes(folder), folder / "images")
-
-
-@pytest.fixture
-def unsaved(monkeypatch):
-    """Write no checkpoint, which takes longer than a step."""
-    monkeypatch.setattr("retinanet.training_state.save_state", lambda path, stepper, step: None)
 
 
 def test_it_learns_a_tiny_data_set(dataset, tmp_path, unsaved):

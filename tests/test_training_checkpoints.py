@@ -8,27 +8,13 @@ import numpy as np
 import pytest
 import torch
 
-from retinanet.coco import load_coco
 from retinanet.training import (
     Progress,
     TrainConfig,
     TrainingError,
     train,
 )
-from tests.shapes import write_shapes
 from tests.tiny import QUICK, new_model
-
-
-@pytest.fixture(scope="module")
-def dataset(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("data") / "data"
-    return load_coco(write_shapes(folder), folder / "images")
-
-
-@pytest.fixture
-def unsaved(monkeypatch):
-    """Write no checkpoint, which takes longer than a step."""
-    monkeypatch.setattr("retinanet.training_state.save_state", lambda path, stepper, step: None)
 
 
 def test_resuming_gives_the_very_weights_of_an_uninterrupted_run(dataset, tmp_path):

@@ -10,29 +10,16 @@ import pytest
 import torch
 from torch import nn
 
-from retinanet.coco import Target, load_coco
+from retinanet.coco import Target
 from retinanet.distributed import trains_batch_norm
 from retinanet.training import TrainConfig, TrainingError, build_optimizer, learning_rate, train
 from retinanet.training_cost import probe
 from retinanet.training_step import Stepper, parameter_groups
 from retinanet.views import Views, occurrences
-from tests.shapes import write_shapes
 from tests.tiny import QUICK, new_model
 
 BODY = "backbone.body."
 SMALL = {"min_size": 64, "max_size": 96}
-
-
-@pytest.fixture(scope="module")
-def dataset(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("data") / "data"
-    return load_coco(write_shapes(folder), folder / "images")
-
-
-@pytest.fixture
-def unsaved(monkeypatch):
-    """Write no checkpoint, which takes longer than a step."""
-    monkeypatch.setattr("retinanet.training_state.save_state", lambda path, stepper, step: None)
 
 
 def state_of(model):

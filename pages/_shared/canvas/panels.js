@@ -94,6 +94,7 @@ function legendLead(bench) {
     return `${first}: ${bench.answer.compare.before_title}. ${second}: now.`;
   }
   if (bench.state.mode === "nms" && bench.rounds) return KIT.round_legend;
+  if (bench.answer.counts === null) return "The boxes come with the model's answer.";
   if (!bench.scene.count) return "No box passes at these settings.";
   if (drawsFates(bench)) return "Colour and dash: what became of the pair; a line ties a removed box to the one that removed it.";
   if (bench.state.color === "level") {
