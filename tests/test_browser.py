@@ -61,7 +61,9 @@ def test_upload_boxes_knob_export(page, address, core):
     data = sample_path("cat").read_bytes()
     upload(page, ("my cat.png", data))
     image = load_image(data, "my cat.png")
-    config = PostprocessConfig(0.05, detections_per_img=stored.START.detections_per_img)
+    config = PostprocessConfig(
+        0.05, stored.START.nms_thresh, detections_per_img=stored.START.detections_per_img
+    )
     table = expected(core, image, config)
     assert len(table) > 1
     wait_for_boxes(page, table)
@@ -115,9 +117,9 @@ def test_a_bad_upload_gives_a_sentence_and_keeps_the_state(page, address):
 
 
 def test_the_canvas_paints_the_box_that_the_core_found(page, address, core):
-    page.goto(link(address, photo="cat", detections_per_img="1", **LOW))
+    page.goto(link(address, photo="coffee", detections_per_img="1", **LOW))
     config = PostprocessConfig(0.05, detections_per_img=1)
-    table = expected(core, load_sample("cat"), config)
+    table = expected(core, load_sample("coffee"), config)
     wait_for_boxes(page, table)
     x1, y1, x2, y2 = table.boxes[0].tolist()
     assert x1 > 2  # an edge on the picture's border would be painted half outside

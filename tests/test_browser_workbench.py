@@ -37,8 +37,8 @@ pytestmark = [
         not checkpoints.EMBEDDED_PATH.is_file(), reason="the embedded weights are not built yet"
     ),
 ]
-PHOTO = {"photo": "motorcycle", "score_thresh": "0.1"}
-AT = PostprocessConfig(0.1, START.nms_thresh, START.topk_candidates, START.detections_per_img)
+PHOTO = {"photo": "motorcycle", "score_thresh": "0.1", "nms_thresh": "0.5"}
+AT = PostprocessConfig(0.1, 0.5, START.topk_candidates, START.detections_per_img)
 
 
 @pytest.fixture
@@ -476,14 +476,14 @@ def test_another_page_and_back_keeps_photo_and_view(page, address):
 
 def test_back_goes_a_step_back(bench, core):
     set_value(bench, "score_thresh", 0.3)
-    set_value(bench, "nms_thresh", 0.3)
-    bench.wait_for_url("**nms_thresh=0.3**")
+    set_value(bench, "nms_thresh", 0.4)
+    bench.wait_for_url("**nms_thresh=0.4**")
     set_value(bench, "nms_thresh", 0.2)
     bench.wait_for_url("**nms_thresh=0.2**")
     bench.go_back()
-    config = PostprocessConfig(0.3, 0.3, detections_per_img=100)
+    config = PostprocessConfig(0.3, 0.4, detections_per_img=100)
     wait_for_boxes(bench, expected(core, load_sample("motorcycle"), config))
-    assert knob_value(bench, "nms_thresh").input_value() == "0.30"
+    assert knob_value(bench, "nms_thresh").input_value() == "0.40"
 
 
 def test_the_workbench_stays_when_the_photo_changes(bench):

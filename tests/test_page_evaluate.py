@@ -28,7 +28,7 @@ from tests.apptest import ROOT, component, header, tab_words, widget, words
 
 IDS = {"tiny": "abcdef0123456789", "other": "fedcba9876543210"}
 TINY, OTHER = "tiny-abcdef", "other-fedcba"
-LOW = {"score_thresh": "0.02", "detections_per_img": "30"}
+LOW = {"score_thresh": "0.02", "nms_thresh": "0.5", "detections_per_img": "30"}
 KNOBS = PostprocessConfig(score_thresh=0.02, detections_per_img=30)
 PHOTOS = 8
 

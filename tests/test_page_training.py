@@ -98,7 +98,7 @@ CONTROLS = {  # key -> kind, what a hand sets, what the command then says
     "plan_variant": ("selectbox", "v2", "--variant v2"),
     "plan_num_convs": ("number_input", 3, "--num-convs 3"),
     "plan_size": ("number_input", 96, "--min-size 96"),
-    "plan_frozen": ("slider", 4, "--frozen-stages 4"),
+    "plan_frozen": ("slider", 3, "--frozen-stages 3"),
     "plan_steps": ("number_input", 7, "--steps 7"),
     "plan_batch_size": ("number_input", 3, "--batch-size 3"),
     "plan_optimizer": ("selectbox", "sgd", None),

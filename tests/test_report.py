@@ -21,6 +21,7 @@ from retinanet.config import PostprocessConfig
 from retinanet.detection import detect
 from retinanet.figures.overlay import DRAWN, TAGGED
 from retinanet.figures.palette import label_color
+from retinanet.presets import find_preset
 from retinanet.report import CLOSEST, EXPLAINED, html_report
 from retinanet.types import LEVELS, Image
 
@@ -212,7 +213,7 @@ def test_settings_and_facts(outputs):
     assert terms["model"] == "tiny"
     assert torch.__version__ in terms["made with"]
     assert terms["picture SHA-256"] == "0" * 64
-    _, page = report(outputs, PostprocessConfig(0.3, 0.5, 1000, 100))
+    _, page = report(outputs, find_preset("explorer").config)
     assert "explorer" in page.words_in("dd")
 
 
