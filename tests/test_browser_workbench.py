@@ -6,6 +6,7 @@ What the page shows is compared with what the core says in this process.
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -331,6 +332,8 @@ def test_why_not_is_answered_and_mended(page, address, core):
     fix.click()
     wait_for_new_paint(page, before)
     answer(page).get_by_text("Found").first.wait_for()
+    mended = replace(START, **inquest.fix["changes"])
+    wait_for_boxes(page, expected(core, image, mended))
     found = inquest.fix["detection"]["box"]
     shown = listed_boxes(page)
     assert np.abs(shown - np.array(found)).max(axis=1).min() < 0.5
